@@ -1,0 +1,855 @@
+/**
+ * The witness and judge: holds sessions, verifies every message, reconnects, prints the verdict.
+ * The session is drawn in protocol.ts.
+ *
+ * ```
+ * node dist/client.js --url ws://localhost:8080/ws --handovers 1
+ * deno run --allow-net --allow-env --allow-read --allow-sys client.ts
+ * ```
+ *
+ * @module
+ */
+import { accessSync, constants, writeFileSync } from "node:fs";
+import type { ClientRequest, IncomingMessage } from "node:http";
+import { dirname } from "node:path";
+import process from "node:process";
+import kleur from "kleur";
+import { type ClientOptions, type RawData, WebSocket } from "ws";
+import {
+  backoffMs,
+  CAUSES,
+  closeReason,
+  confirmedUpTo,
+  count,
+  createLog,
+  decode,
+  duration,
+  encode,
+  type Frame,
+  grouped,
+  type Handover,
+  integer,
+  isSteady,
+  judge,
+  Ledger,
+  LOG_FORMAT,
+  MAX_MESSAGE_BYTES,
+  MAX_TIMER_MS,
+  milliseconds,
+  observe,
+  oneOf,
+  openAdmin,
+  percentile,
+  printable,
+  PROBE_HEADER,
+  type Range,
+  readSettings,
+  type Redial,
+  type Rule,
+  RULES,
+  run,
+  type SessionEvent,
+  setting,
+  settingList,
+  SUBPROTOCOL,
+  type Symptom,
+  SYMPTOMS,
+  useColour,
+  UserError,
+  type Values,
+  VERSION,
+} from "./protocol.ts";
+
+/** Every setting of the client; README's table and --help say the same. */
+export const SETTINGS = {
+  url: settingList("url", "SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
+  adminPort: setting(
+    "admin-port",
+    "ADMIN_PORT",
+    "9091",
+    integer(0, 65535),
+    "port for /healthz, /readyz and /report; 0 = any free port",
+  ),
+  sessions: setting("sessions", "SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
+  intervalMs: setting("interval", "INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
+  dialect: setting(
+    "dialect",
+    "DIALECT",
+    "auto",
+    oneOf("auto", "v1", "plain"),
+    "auto: offer our subprotocol, accept plain text; v1; plain",
+  ),
+  connectTimeoutMs: setting(
+    "connect-timeout",
+    "CONNECT_TIMEOUT_MS",
+    "5000",
+    milliseconds(1),
+    "ms from dial to HELLO (plain: to the upgrade)",
+  ),
+  silenceTimeoutMs: setting(
+    "silence-timeout",
+    "SILENCE_TIMEOUT_MS",
+    "10000",
+    milliseconds(1),
+    "ms without DATA until a session is dead; at least three intervals",
+  ),
+  reconnect: setting(
+    "reconnect",
+    "RECONNECT",
+    "after-close",
+    oneOf("after-close", "early"),
+    "when to dial the next server: after-close, or early: at SHUTDOWN",
+  ),
+  backoffBaseMs: setting("backoff-base", "BACKOFF_BASE_MS", "100", milliseconds(0), "redial n waits at random up to this × 2ⁿ"),
+  backoffCapMs: setting("backoff-cap", "BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
+  maxReconnectMs: setting(
+    "max-reconnect",
+    "MAX_RECONNECT_MS",
+    "5000",
+    milliseconds(0),
+    "ms of forced delay that a reconnect may take",
+  ),
+  expect: settingList(
+    "expect",
+    "EXPECT",
+    "",
+    oneOf(...RULES),
+    `rules that count, by commas; default: ${RULES.join(",")}; in the plain dialect clean,moved`,
+  ),
+  expectCode: settingList("expect-code", "EXPECT_CODE", "1001", closeCode, "close codes that are clean; 1005 = none"),
+  handovers: setting(
+    "handovers",
+    "HANDOVERS",
+    "0",
+    integer(0, 1_000_000_000),
+    "stop when so many have been judged; 0 = run until stopped",
+  ),
+  timeoutMs: setting("timeout", "TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
+  probeIntervalMs: setting(
+    "probe-interval",
+    "PROBE_INTERVAL_MS",
+    "0",
+    milliseconds(0),
+    "open and close a fresh connection every so many ms; 0 = never",
+  ),
+  payloadBytes: setting("payload", "PAYLOAD_BYTES", "0", integer(0, 60_000), "bytes of padding in each DATA"),
+  report: settingList("report", "REPORT", "", reportFile, "write the result to this file (.json); repeatable"),
+  logFormat: LOG_FORMAT,
+};
+
+type Settings = Values<typeof SETTINGS>;
+
+/** At most so many dials at a time: a herd of reconnects takes turns. */
+const MAX_DIALS = 50;
+/** Messages without the server's word on them at which production pauses. */
+const MAX_UNCONFIRMED = 1000;
+/** Time for the closing handshake, of the server's close (its FIN) and of our own. */
+const CLOSE_TIMEOUT_MS = 3000;
+/** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
+const KEPT_HANDOVERS = 10_000;
+
+/** One connection that has said HELLO (plain: that is upgraded). */
+interface Session {
+  ws: WebSocket;
+  ledger: Ledger;
+  /** Resolved by the first DATA, by SHUTDOWN, and when the connection is gone. */
+  alive: Promise<void>;
+  noticed: Promise<void>;
+  ended: Promise<void>;
+  production: NodeJS.Timeout | undefined;
+  /** Whether it has been told, or has ended: its handover is in flight until it is judged. */
+  ending: boolean;
+}
+
+/** One place that wants to hold a session at all times. */
+interface Slot {
+  number: number;
+  /** Last `seq` used, and up to which the server has confirmed: what is between goes out again on the next session. */
+  lastSeq: number;
+  confirmed: number;
+  current: Session | undefined;
+  /** A handover on its way: the way to the next session, and that session once it is open. */
+  redial: Redial | undefined;
+  next: Session | undefined;
+  steady: boolean;
+}
+
+/** A dial that led to no session; `kind` is how it is counted. */
+class DialError extends Error {
+  readonly kind: string;
+  constructor(kind: string, message: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+/** What the client found out: the one object behind the text, --json, --report and /report. */
+export interface Result {
+  verdict: "PASS" | "FAIL";
+  /** The last line of the text. */
+  summary: string;
+  version: string;
+  startedAt: string;
+  durationMs: number;
+  sessions: { wanted: number; connected: number };
+  messages: { received: number; sent: number; lost: number; duplicated: number; reordered: number; resent: number };
+  counts: { graceful: number; failed: number; unfinished: number };
+  symptoms: Partial<Record<Symptom, { count: number; servers: string[] }>>;
+  reconnect: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
+  silence: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
+  failedDials: Record<string, number>;
+  probes: { ok: number; refused: number; "503": number; timeout: number; other: number; lastOnEndingMs: number | null };
+  findings: { name: string; text: string }[];
+  settings: Record<string, unknown>;
+  handovers: Handover[];
+}
+
+async function main(): Promise<void> {
+  const settings = readSettings(
+    {
+      command: "node dist/client.js",
+      summary: "Holds WebSocket sessions, verifies every message, and judges how each one moves when its server ends.\n" +
+        "Exit 0: every handover was graceful; 1: one was not, or too few happened; 2: it could not run.",
+      switches: { json: "print the result as one JSON object on stdout" },
+    },
+    SETTINGS,
+  );
+  if (settings === undefined) return;
+  const { result, error } = await hold(settings);
+  if (error !== undefined) throw new UserError(error);
+  process.exitCode = result.verdict === "PASS" ? 0 : 1;
+  useColour(process.stdout);
+  const text = settings.switches.has("json") ? `${JSON.stringify(result)}\n` : render(result);
+  await new Promise<void>((resolve) => process.stdout.write(text, () => resolve()));
+  for (const file of settings.report) {
+    try {
+      writeFileSync(file, `${JSON.stringify(result)}\n`);
+    } catch (error) {
+      throw new UserError(`Cannot write --report: ${(error as Error).message}`);
+    }
+  }
+}
+
+/** Holds the sessions until there is a result; `error` says why there can be none. */
+async function hold(settings: Settings): Promise<{ result: Result; error?: string }> {
+  const origin = performance.now();
+  const startedAt = new Date().toISOString();
+  const payload = settings.payloadBytes > 0 ? { payload: "x".repeat(settings.payloadBytes) } : {};
+  const policy = {
+    expect: settings.expect.length > 0 ? settings.expect : undefined,
+    expectCode: settings.expectCode,
+    maxReconnectMs: settings.maxReconnectMs,
+  };
+  const slots = Array.from({ length: settings.sessions }, (_, index): Slot => ({
+    number: index + 1,
+    lastSeq: 0,
+    confirmed: 0,
+    current: undefined,
+    redial: undefined,
+    next: undefined,
+    steady: false,
+  }));
+  const open = new Set<Session>();
+  const handovers: Handover[] = [];
+  const tally = {
+    received: 0,
+    sent: 0,
+    resent: 0,
+    lost: 0,
+    duplicated: 0,
+    reordered: 0,
+    opened: 0,
+    steady: 0,
+    graceful: 0,
+    failed: 0,
+    unfinished: 0,
+    inFlight: 0,
+  };
+  const symptoms = new Map<Symptom, { count: number; servers: Set<string> }>();
+  const failedDials: Record<string, number> = {};
+  const probes: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
+  /** Instances that were told to end or have ended, and when the first of them was. */
+  const endingInstances = new Set<string>();
+  let firstEndingAt: number | undefined;
+  const dialling = new Set<WebSocket>();
+  const dialGate = createGate(MAX_DIALS);
+  const pingIntervalMs = Math.max(1, Math.round(settings.silenceTimeoutMs / 3));
+  let probing = 0;
+  let probeTurn = 0;
+  let stopping = false;
+  const stopped = deferred<string>();
+
+  const status = () => `${grouped(open.size)} of ${count(slots.length, "session")} connected`;
+  const log = createLog("client", settings.logFormat, status, () => slots.length);
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
+  const admin = await openAdmin(settings.adminPort, "", {
+    "/healthz": () => ({ status: 200, body: "ok\n" }),
+    "/readyz": () => ({ status: open.size >= slots.length ? 200 : 503, body: `${status()}\n` }),
+    "/report": () => ({ status: 200, body: `${JSON.stringify(makeResult())}\n`, type: "application/json" }),
+  });
+  log.line(
+    "started",
+    `${count(slots.length, "session")} to ${settings.url.join(", ")}, admin port ${(admin.address() as { port: number }).port}`,
+    { sessions: slots.length },
+  );
+  if (settings.timeoutMs > 0) setTimeout(stop, settings.timeoutMs, "--timeout").unref();
+  if (settings.probeIntervalMs > 0) setInterval(probe, settings.probeIntervalMs).unref();
+  for (const slot of slots) void runSlot(slot);
+
+  const reason = await stopped.promise;
+  stopping = true;
+  log.line("stopping", `${reason}: closing ${count(open.size, "session")}`);
+  // What is on its way now is judged before our own closing touches it.
+  for (const slot of slots) if (slot.current?.ending) settle(slot, slot.current, slot.next);
+  await closeAll();
+  const result = makeResult();
+  log.end();
+  if (settings.logFormat === "json") log.line("verdict", result.summary, { verdict: result.verdict });
+  admin.close();
+  admin.closeAllConnections();
+  if (tally.opened > 0) return { result };
+  const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") || "no dial finished";
+  return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
+
+  function stop(reason: string): void {
+    stopped.resolve(reason);
+  }
+
+  function onSignal(signal: NodeJS.Signals): void {
+    if (stopping) process.exit(1); // whoever asks twice does not want to wait
+    stop(signal);
+  }
+
+  async function closeAll(): Promise<void> {
+    for (const ws of dialling) ws.terminate();
+    for (const { ws, production } of open) {
+      clearInterval(production);
+      ws.close(1000);
+    }
+    await Promise.all([...open].map(({ ended }) => ended)); // ws cuts what does not answer in CLOSE_TIMEOUT_MS
+  }
+
+  // ---- A slot's life
+
+  async function runSlot(slot: Slot): Promise<void> {
+    slot.current = await connect(slot);
+    if (slot.current !== undefined) startProducing(slot, slot.current);
+    while (slot.current !== undefined && !stopping) {
+      const { ledger, ended, noticed } = slot.current;
+      await (settings.reconnect === "early" ? Promise.race([noticed, ended]) : ended);
+      if (stopping) return;
+      const next = await connect(slot);
+      if (next === undefined) return;
+      await ended;
+      slot.confirmed = confirmedUpTo(ledger, slot.confirmed);
+      startProducing(slot, next);
+      await Promise.race([next.alive, next.ended]); // its first message ends the silence
+      if (stopping) return;
+      settle(slot, slot.current, next);
+      slot.current = next;
+      slot.redial = slot.next = undefined;
+    }
+  }
+
+  /** Dials until a session is open; undefined once the client is stopping. */
+  async function connect(slot: Slot): Promise<Session | undefined> {
+    const ledger = slot.current?.ledger;
+    const redial: Redial = { startedAt: performance.now(), chosenMs: 0, failed: {} };
+    if (ledger !== undefined) slot.redial = redial;
+    let refused: string | undefined;
+    for (let attempt = ledger === undefined ? -1 : 0;; attempt++) {
+      if (attempt >= 0) {
+        const waitMs = backoffMs(attempt, { baseMs: settings.backoffBaseMs, capMs: settings.backoffCapMs });
+        if (attempt === 0) redial.chosenMs = waitMs;
+        await new Promise((resolve) => setTimeout(resolve, waitMs).unref()); // a stop does not wait for it
+      }
+      await dialGate.enter();
+      const url = chooseUrl(ledger?.url, refused);
+      try {
+        if (stopping) return undefined;
+        const session = await dial(url, slot);
+        if (ledger !== undefined) slot.next = session;
+        return session;
+      } catch (error) {
+        if (!(error instanceof DialError)) throw error;
+        if (stopping) return undefined;
+        refused = url;
+        redial.failed[error.kind] = (redial.failed[error.kind] ?? 0) + 1;
+        failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
+        const message = `slot ${slot.number} to ${url}: ${error.message}`;
+        log.each("dial-failed", message, { slot: slot.number, url, kind: error.kind }, "warn");
+      } finally {
+        dialGate.leave();
+      }
+    }
+  }
+
+  /** The first URL first; then any but the one just ended or just refused, as long as there is another. */
+  function chooseUrl(ended: string | undefined, refused: string | undefined): string {
+    if (ended === undefined && refused === undefined) return settings.url[0]!;
+    const others = settings.url.filter((url) => url !== ended && url !== refused);
+    const fallback = settings.url.filter((url) => url !== (refused ?? ended));
+    const choice = [others, fallback, settings.url].find((urls) => urls.length > 0)!;
+    return choice[Math.floor(Math.random() * choice.length)]!;
+  }
+
+  function settle(slot: Slot, from: Session, to: Session | undefined): void {
+    tally.inFlight--;
+    const now = performance.now();
+    const redial = slot.redial ?? { startedAt: now, chosenMs: 0, failed: {} };
+    const handover = judge(slot.number, from.ledger, to?.ledger, redial, policy, now, origin);
+    const { verdict, symptom } = handover;
+    tally[verdict]++;
+    for (const kind of ["lost", "duplicated", "reordered"] as const) tally[kind] += size(handover[kind]);
+    tally.lost += handover.upstreamLost;
+    if (symptom !== null) {
+      const entry = symptoms.get(symptom) ?? { count: 0, servers: new Set() };
+      entry.count++;
+      if (entry.servers.size < 10) entry.servers.add(handover.from);
+      symptoms.set(symptom, entry);
+    }
+    handovers.push(handover);
+    const kept = Math.max(KEPT_HANDOVERS, slots.length, settings.handovers);
+    if (handovers.length >= 2 * kept) handovers.splice(0, kept);
+    log.each("handover", headline(handover), { ...handover }, verdict === "failed" ? "warn" : "info");
+    const judged = tally.graceful + tally.failed;
+    if (settings.handovers > 0 && judged >= settings.handovers && tally.inFlight === 0) stop(`--handovers ${settings.handovers}`);
+  }
+
+  // ---- A session's life
+
+  /** Opens a connection, for a slot or (without one) as a probe. Resolves at HELLO, plain at the upgrade; rejects with `DialError`. */
+  function dial(url: string, slot?: Slot): Promise<Session> {
+    const opening = deferred<Session>();
+    const alive = deferred<void>();
+    const noticed = deferred<void>();
+    const ended = deferred<void>();
+    const options: ClientOptions & { closeTimeout: number } = {
+      perMessageDeflate: false,
+      maxPayload: MAX_MESSAGE_BYTES,
+      closeTimeout: CLOSE_TIMEOUT_MS,
+      headers: slot === undefined ? { [PROBE_HEADER]: "1" } : {},
+    };
+    const ws = new WebSocket(url, settings.dialect === "plain" ? [] : [SUBPROTOCOL], options);
+    const session: Session = {
+      ws,
+      ledger: new Ledger(url, "plain", pingIntervalMs),
+      alive: alive.promise,
+      noticed: noticed.promise,
+      ended: ended.promise,
+      production: undefined,
+      ending: false,
+    };
+    const { ledger } = session;
+    let fin = false;
+    let broken = false;
+    let watchdog = setTimeout(onTimeout, settings.connectTimeoutMs);
+
+    dialling.add(ws);
+    ws.on("upgrade", onUpgrade);
+    ws.on("unexpected-response", onRefusal);
+    ws.on("open", () => ledger.dialect === "plain" && receive({ type: "OPEN" }));
+    ws.on("message", onMessage);
+    ws.on("pong", () => ledger.dialect === "plain" && receive({ type: "TEXT", text: "" }));
+    ws.on("error", onError);
+    ws.on("close", onClose);
+    return opening.promise;
+
+    function onUpgrade({ headers, socket }: IncomingMessage): void {
+      // ws swallows socket errors: only the socket tells FIN, reset and silence apart.
+      socket.on("end", () => fin = true);
+      socket.on("error", () => broken = true);
+      if (headers["sec-websocket-protocol"] !== undefined) ledger.dialect = "v1";
+      // ws refuses a server that selects none of the subprotocols on offer; in `auto` that server speaks plain text.
+      else if (settings.dialect === "auto") headers["sec-websocket-protocol"] = SUBPROTOCOL;
+    }
+
+    function onRefusal(_request: ClientRequest, { statusCode }: IncomingMessage): void {
+      fail(statusCode === 503 || statusCode === 401 ? String(statusCode) : "other", `HTTP ${statusCode}`);
+    }
+
+    function onError(error: Error & { code?: string }): void {
+      if (ledger.openedAt === undefined) fail(DIAL_ERRORS[error.code ?? ""] ?? "other", error.message || error.code!);
+      else ledger.complaint ??= error.message;
+    }
+
+    function fail(kind: string, message: string): void {
+      opening.reject(new DialError(kind, message)); // the first failure counts, what follows from it does not
+      if (ws.readyState !== ws.CLOSED) ws.terminate();
+    }
+
+    function onMessage(data: RawData, isBinary: boolean): void {
+      if (ws.readyState !== ws.OPEN) return; // we have closed it
+      if (ledger.dialect === "plain") return receive({ type: "TEXT", text: isBinary ? "(binary)" : data.toString() });
+      if (isBinary) return complain(1003, "Cannot accept a binary message: frames are JSON text");
+      try {
+        const frame = decode(data.toString());
+        if (frame.type === "ACK") throw new SyntaxError("Cannot accept ACK frame: only the client sends it");
+        receive(frame);
+      } catch (error) {
+        if (!(error instanceof SyntaxError)) throw error;
+        complain(1007, error.message);
+      }
+    }
+
+    function complain(code: number, message: string): void {
+      ledger.complaint ??= message;
+      log.each("invalid-frame", `${ledger.server}: ${message}`, { server: ledger.server, code }, "warn");
+      if (ledger.openedAt === undefined) opening.reject(new DialError("other", message));
+      ws.close(code, closeReason(message));
+    }
+
+    function receive(event: SessionEvent): void {
+      observe(ledger, event, performance.now());
+      if (event.type === "HELLO" || event.type === "OPEN") return onOpen();
+      if (slot === undefined) return;
+      if (event.type === "DATA" || (event.type === "TEXT" && event.text !== "")) tally.received++;
+      if (ledger.firstDataAt !== undefined) alive.resolve();
+      checkSteady(slot, ledger);
+      if (ledger.noticeAt !== undefined && !session.ending) onNotice();
+    }
+
+    function onOpen(): void {
+      dialling.delete(ws);
+      clearTimeout(watchdog);
+      opening.resolve(session);
+      if (slot === undefined) return ws.close(1000);
+      tally.opened++;
+      open.add(session);
+      if (ledger.dialect === "plain") {
+        ws.ping();
+        session.production = setInterval(() => ws.ping(), pingIntervalMs);
+      }
+      watch();
+      const { server, session: id, instance, dialect } = ledger;
+      log.each("session-opened", `slot ${slot.number} on ${server}, ${dialect}`, { slot: slot.number, server, instance, id });
+    }
+
+    function onNotice(): void {
+      beginEnding(session);
+      noticed.resolve();
+      const { server, notice } = ledger;
+      const rest = notice === undefined ? "" : `: ${count(notice.remaining, "message")} to come`;
+      log.each("shutdown-notice", `slot ${slot!.number} from ${server}${rest}`, { slot: slot!.number, server });
+      watch(); // another pace, another patience
+      if (ledger.dialect === "plain") return;
+      clearInterval(session.production);
+      send(session, { type: "ACK", lastSeq: ledger.sentLast });
+    }
+
+    function onTimeout(): void {
+      // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
+      setImmediate(() => {
+        if (ledger.openedAt === undefined) fail("timeout", `no HELLO within ${duration(settings.connectTimeoutMs)}`);
+      });
+    }
+
+    function silentMs(): number {
+      return performance.now() - (ledger.lastDataAt ?? ledger.openedAt!);
+    }
+
+    function watch(): void {
+      const patienceMs = Math.max(settings.silenceTimeoutMs, 3 * ledger.dueMs);
+      clearTimeout(watchdog);
+      watchdog = setTimeout(() => {
+        setImmediate(() => { // as above: what has arrived is read first
+          if (ws.readyState !== ws.OPEN) return; // the closing handshake has its own time limit
+          if (silentMs() < patienceMs) return watch();
+          log.each("session-silent", `slot ${slot!.number}: nothing from ${ledger.server} for ${duration(silentMs())}`, {}, "warn");
+          ws.terminate();
+        });
+      }, Math.min(MAX_TIMER_MS, Math.max(1, patienceMs - silentMs())));
+    }
+
+    function onClose(code: number, reason: Uint8Array): void {
+      dialling.delete(ws);
+      clearTimeout(watchdog);
+      clearInterval(session.production);
+      if (ledger.openedAt === undefined) return fail(broken ? "reset" : "other", `closed with ${code} before HELLO`);
+      if (!open.delete(session)) return; // a probe
+      const now = performance.now();
+      if (code !== 1006) observe(ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
+      observe(ledger, { type: "END", how: broken ? "reset" : fin ? "fin" : "silence" }, now);
+      log.each(
+        "session-closed",
+        `slot ${slot!.number} on ${ledger.server} with ${code}, ${ledger.how}: received ${ledger.received}`,
+        { slot: slot!.number, server: ledger.server, code, how: ledger.how },
+      );
+      beginEnding(session);
+      ended.resolve();
+    }
+  }
+
+  function beginEnding(session: Session): void {
+    if (session.ending || stopping) return;
+    session.ending = true;
+    tally.inFlight++;
+    firstEndingAt ??= performance.now();
+    endingInstances.add(session.ledger.instance);
+  }
+
+  function checkSteady(slot: Slot, ledger: Ledger): void {
+    if (slot.steady || !isSteady(ledger)) return;
+    slot.steady = true;
+    if (++tally.steady === slots.length) log.line("steady", `${count(slots.length, "session")} confirmed in both directions`);
+  }
+
+  // ---- Messages to the server
+
+  function send(session: Session, frame: Frame): void {
+    if (frame.type === "ACK") observe(session.ledger, frame, performance.now());
+    session.ws.send(encode(frame), ignore); // what does not arrive stays unconfirmed, and is sent again
+  }
+
+  /** First what the last session left unconfirmed, with its numbers; then a new message at once and one every interval. */
+  function startProducing(slot: Slot, session: Session): void {
+    const { ledger, ws } = session;
+    if (ledger.dialect === "plain" || ledger.noticeAt !== undefined || ws.readyState !== ws.OPEN) return;
+    for (let seq = slot.confirmed + 1; seq <= slot.lastSeq; seq++) sendData(session, seq, true);
+    produce(slot, session);
+    session.production = setInterval(produce, settings.intervalMs, slot, session);
+  }
+
+  function produce(slot: Slot, session: Session): void {
+    if (session.ws.readyState !== session.ws.OPEN) return;
+    if (slot.lastSeq - confirmedUpTo(session.ledger, slot.confirmed) >= MAX_UNCONFIRMED) return;
+    sendData(session, ++slot.lastSeq, false);
+    checkSteady(slot, session.ledger);
+  }
+
+  function sendData(session: Session, seq: number, again: boolean): void {
+    const { ledger } = session;
+    observe(ledger, { type: "SENT", seq, again }, performance.now());
+    if (again) tally.resent++;
+    tally.sent++;
+    send(session, { type: "DATA", seq, at: new Date().toISOString(), ack: ledger.highest, ...payload });
+  }
+
+  // ---- Probes
+
+  /** A fresh connection, as a new user would open it: only these show that new connections still reach an ending server. */
+  async function probe(): Promise<void> {
+    if (stopping || probing >= MAX_DIALS) return;
+    probing++;
+    const url = settings.url[probeTurn++ % settings.url.length]!;
+    try {
+      const { ledger } = await dial(url);
+      probes.ok++;
+      if (endingInstances.has(ledger.instance) && ledger.instance !== "") noteProbeOnEnding();
+    } catch (error) {
+      if (!(error instanceof DialError)) throw error;
+      if (stopping) return;
+      const kind = error.kind === "refused" || error.kind === "503" || error.kind === "timeout" ? error.kind : "other";
+      probes[kind]++;
+      if (kind === "503") noteProbeOnEnding();
+      log.each("probe-failed", `${url}: ${error.message}`, { url, kind: error.kind }, "warn");
+    } finally {
+      probing--;
+    }
+  }
+
+  function noteProbeOnEnding(): void {
+    if (firstEndingAt !== undefined) probes.lastOnEndingMs = Math.round(performance.now() - firstEndingAt);
+  }
+
+  // ---- The result
+
+  function makeResult(): Result {
+    const judged = tally.graceful + tally.failed;
+    const tooFew = judged < settings.handovers;
+    const verdict = tally.failed > 0 || tooFew || tally.opened === 0 ? "FAIL" : "PASS";
+    const durationMs = Math.round(performance.now() - origin);
+    const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
+    const named = [...symptoms].map(([name, { count, servers }]): [Symptom, { count: number; servers: string[] }] => [
+      name,
+      { count, servers: [...servers] },
+    ]);
+    const summary = [
+      verdict,
+      tally.failed > 0
+        ? `${grouped(tally.failed)} of ${count(judged, "handover")}: ` +
+          named.map(([name, { count, servers }]) => `${name} ×${count} (${listed(servers)})`).join(", ")
+        : tooFew
+        ? `${judged} of ${count(settings.handovers, "handover")} happened within ${duration(durationMs)}`
+        : `${count(judged, "handover")}, ${count(tally.lost, "message")} lost` +
+          (reconnect.p99Ms === null ? "" : `, reconnect p99 ${duration(reconnect.p99Ms)}`),
+    ].join("  ");
+    const { lastOnEndingMs } = probes;
+    const { received, sent, lost, duplicated, reordered, resent, graceful, failed, unfinished } = tally;
+    return {
+      verdict,
+      summary: printable(summary),
+      version: VERSION,
+      startedAt,
+      durationMs,
+      sessions: { wanted: slots.length, connected: open.size },
+      messages: { received, sent, lost, duplicated, reordered, resent },
+      counts: { graceful, failed, unfinished },
+      symptoms: Object.fromEntries(named),
+      reconnect,
+      silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
+      failedDials,
+      probes,
+      // With several URLs nobody routes new connections but we ourselves.
+      findings: lastOnEndingMs === null || settings.url.length > 1 ? [] : [{
+        name: "ENDPOINT_RACE",
+        text: `a new connection still reached the ending server at +${duration(lastOnEndingMs)}: preStop.sleep longer than that`,
+      }],
+      settings: { ...settings, switches: undefined },
+      handovers,
+    };
+  }
+}
+
+// ---- The result as text
+
+/** The result for people: what happened, each handover or the telling ones, what to do; the verdict is the last line. */
+export function render(result: Result): string {
+  const { handovers, messages, counts, reconnect, silence, failedDials, probes } = result;
+  const failed = handovers.filter(({ verdict }) => verdict === "failed");
+  // A few are shown each; of many, one of every symptom.
+  const shown = handovers.length <= 5
+    ? handovers
+    : failed.filter(({ symptom }, index) => failed.findIndex((other) => other.symptom === symptom) === index);
+  const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`);
+  const probed = Object.entries(probes).filter(([kind, number]) => kind !== "lastOnEndingMs" && number);
+  const facts: [string, string | false][] = [
+    ["Handovers", `${counts.graceful} graceful, ${counts.failed} failed` + more(counts.unfinished, "unfinished")],
+    [
+      "Messages",
+      `${grouped(messages.received)} received, ${grouped(messages.sent)} sent, ${messages.lost} lost` +
+      more(messages.duplicated, "duplicated") + more(messages.reordered, "reordered") + more(messages.resent, "sent again"),
+    ],
+    ["Reconnect", percentiles(reconnect)],
+    ["Silence", percentiles(silence)],
+    ["Failed dials", dials.length > 0 && dials.join(", ")],
+    ["Probes", probed.length > 0 && probed.map(([kind, number]) => `${kind} ×${number}`).join(", ")],
+  ];
+  const paint = result.verdict === "PASS" ? kleur.green : kleur.red;
+  return [
+    "",
+    ...facts.flatMap(([name, text]) => text === false ? [] : [`${kleur.bold(name.padEnd(12))} ${text}`]),
+    ...shown.flatMap(renderHandover),
+    ...failed.length > shown.length ? ["", `${count(failed.length - shown.length, "more failed handover")} like these`] : [],
+    ...Object.keys(result.symptoms).flatMap((name) => renderSymptom(name as Symptom)),
+    ...result.findings.map(({ name, text }) => `\n${kleur.yellow(name)}  ${text}`),
+    "",
+    paint(kleur.bold(result.summary)),
+    "",
+  ].join("\n");
+}
+
+function renderHandover(handover: Handover): string[] {
+  const { rules, noticeMs, remaining, lost, duplicated, reordered, code, reason, how, complaint } = handover;
+  const order = [lost.length > 0 && `lost ${ranges(lost)}`, duplicated.length > 0 && `duplicated ${ranges(duplicated)}`];
+  const disorder = [...order, reordered.length > 0 && `late ${ranges(reordered)}`].filter(Boolean).join(", ");
+  const dials = Object.entries(handover.failedDials).map(([kind, number]) => `, ${kind} ×${number}`).join("");
+  const said: Record<Rule, string> = {
+    notice: noticeMs === null ? "no SHUTDOWN" : `SHUTDOWN ${duration(noticeMs)} before the end` +
+      (remaining === null ? "" : `, ${remaining.received} of ${remaining.announced ?? "?"} remaining messages came`),
+    complete: `${count(handover.received, "message")}, ${disorder || "none lost, duplicated or late"}`,
+    farewell: handover.drainMs === null && rules.farewell === "fail" ? "no CLOSE" : `${handover.sent} sent` +
+      more(handover.resent, "of them again") + more(handover.upstreamLost, "lost"),
+    clean: `${code === null ? "no close frame" : `close frame ${code}`}${reason && ` "${reason}"`}, ${HOW[how ?? "silence"]}` +
+      (complaint === null ? "" : `; we gave it up: ${complaint}`),
+    moved: handover.to === null
+      ? `nowhere after ${duration(handover.reconnectMs)}${dials}`
+      : `${duration(handover.reconnectMs)} = ${duration(handover.chosenMs)} chosen + ${duration(handover.forcedMs)} forced` +
+        dials + (handover.silenceMs === null ? "" : `; silence ${duration(handover.silenceMs)}`),
+  };
+  const marks = { pass: kleur.green("pass"), fail: kleur.red("FAIL"), "n/a": kleur.dim("n/a ") };
+  return ["", printable(headline(handover)), ...RULES.map((rule) => `  ${rule.padEnd(9)} ${marks[rules[rule]]}  ${printable(said[rule])}`)];
+}
+
+const HOW = { fin: "then FIN", reset: "then a reset", silence: "then no FIN" };
+
+function headline({ slot, from, to, verdict, symptom }: Handover): string {
+  return `slot ${slot}: ${from} → ${to ?? "nowhere"}  ${symptom ?? verdict}`;
+}
+
+function renderSymptom(name: Symptom): string[] {
+  const { meaning, remedy } = SYMPTOMS.find((entry) => entry.name === name)!;
+  const lines = typeof remedy === "string" ? [`  Fix: ${remedy}`] : [
+    "  Candidate causes:",
+    ...remedy.map((cause) => `    ${cause.padEnd(17)} ${CAUSES[cause].join(": ")}`),
+  ];
+  return ["", `${kleur.yellow(name)}  ${meaning}`, ...lines];
+}
+
+const size = (ranges: readonly Range[]): number => ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
+const more = (number: number, what: string): string => number === 0 ? "" : `, ${grouped(number)} ${what}`;
+const listed = (names: string[]): string => names.slice(0, 3).join(", ") + (names.length > 3 ? ", …" : "");
+
+function ranges(list: readonly Range[]): string {
+  const names = list.slice(0, 5).map(([from, to]) => from === to ? `${from}` : `${from}-${to}`);
+  return names.join(", ") + (list.length > 5 ? ", …" : "");
+}
+
+function spread(numbers: number[]): Result["reconnect"] {
+  return { p50Ms: percentile(numbers, 50), p99Ms: percentile(numbers, 99), maxMs: percentile(numbers, 100) };
+}
+
+function percentiles({ p50Ms, p99Ms, maxMs }: Result["reconnect"]): string | false {
+  return maxMs !== null && `p50 ${duration(p50Ms!)}, p99 ${duration(p99Ms!)}, max ${duration(maxMs)}`;
+}
+
+// ---- Small things
+
+/** How socket and resolver errors are counted; whatever is not here is `other`. */
+const DIAL_ERRORS: Record<string, string> = {
+  ECONNREFUSED: "refused",
+  ENOTFOUND: "dns",
+  EAI_AGAIN: "dns",
+  ECONNRESET: "reset",
+  EPIPE: "reset",
+  ETIMEDOUT: "timeout",
+};
+
+function deferred<T>() {
+  let resolve!: (value: T) => void;
+  let reject!: (error: Error) => void;
+  const promise = new Promise<T>((yes, no) => [resolve, reject] = [yes, no]);
+  return { promise, resolve, reject };
+}
+
+/** A gate that lets so many in at a time, in the order of their coming. */
+function createGate(most: number) {
+  let inside = 0;
+  const waiting: (() => void)[] = [];
+  return {
+    enter: (): Promise<void> | void => {
+      if (inside >= most) return new Promise<void>((resolve) => waiting.push(resolve));
+      inside++;
+    },
+    /** Who waits longest takes the place; without one it is free. */
+    leave: (): void => {
+      const next = waiting.shift();
+      if (next === undefined) inside--;
+      else next();
+    },
+  };
+}
+
+function ignore(): void {}
+
+function serverUrl(text: string): string {
+  if (URL.canParse(text) && /^wss?:\/\/[^#]+$/i.test(text)) return text;
+  throw new RangeError("must be a ws:// or wss:// URL without a fragment");
+}
+
+function closeCode(text: string): number {
+  return integer(1000, 4999)(text);
+}
+
+function reportFile(text: string): string {
+  if (!text.endsWith(".json")) throw new RangeError("must end in .json");
+  try {
+    accessSync(dirname(text), constants.W_OK);
+  } catch {
+    throw new RangeError("must be in a folder that can be written to");
+  }
+  return text;
+}
+
+if (import.meta.main) run(main);

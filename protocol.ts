@@ -1,0 +1,888 @@
+/**
+ * What server and client agree on: the frames, the ledger of a session, the
+ * judgement of a handover (all pure: no socket, no clock, no console), and
+ * then the conventions both programs follow: settings, log lines, admin port.
+ *
+ * ```
+ * client                                   server
+ *   |------------- upgrade ------------------>|
+ *   |<------------ HELLO ---------------------|   who you reached
+ *   |<============ DATA seq 1.. ==============|   at once, then every interval
+ *   |============= DATA seq n.. =============>|   at once, then every interval
+ *   |                                         |   <- SIGTERM
+ *   |<------------ SHUTDOWN ------------------|   announces lastSeq: what is still to come
+ *   |------------- ACK ---------------------->|   announces the client's lastSeq
+ *   |<============ DATA .. lastSeq ===========|   the remaining messages
+ *   |<------------ CLOSE ---------------------|   final counts, once the client's last message is in
+ *   |<=========== close frame 1001 ==========>|   then FIN
+ *   |------------- upgrade (elsewhere) ------>|
+ * ```
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import { createServer, type Server } from "node:http";
+import process from "node:process";
+import kleur from "kleur";
+import mri from "mri";
+import manifest from "./package.json" with { type: "json" };
+
+// ---- Frames: one JSON object per text frame ------------------------------------------------
+
+/** The WebSocket subprotocol (RFC 6455 section 1.9) under which frames are spoken; without it: plain text lines. */
+export const SUBPROTOCOL = "graceful-shutdown.v1";
+
+/** Largest message that either side accepts, in bytes; above it the close code is 1009. */
+export const MAX_MESSAGE_BYTES = 64 * 1024;
+
+/** Request header that marks a connection as a probe: it gets HELLO and nothing else. */
+export const PROBE_HEADER = "graceful-shutdown-probe";
+
+export type Frame =
+  | { type: "HELLO"; server: string; instance: string; session: string; intervalMs: number }
+  | { type: "DATA"; seq: number; at: string; ack: number; payload?: string }
+  | {
+    type: "SHUTDOWN";
+    at: string;
+    reason: string;
+    remaining: number;
+    lastSeq: number;
+    intervalMs: number;
+    budgetMs: number;
+  }
+  | { type: "ACK"; lastSeq: number }
+  | { type: "CLOSE"; at: string; sent: number; received: number };
+
+type Check = [holds: (value: unknown) => boolean, rule: string];
+const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0;
+const isText = (value: unknown): value is string => typeof value === "string";
+const ISO_8601 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(Z|[+-]\d\d:\d\d)$/;
+
+const COUNT: Check = [isCount, "must be an integer from 0 on"];
+const POSITIVE: Check = [(value) => isCount(value) && value !== 0, "must be a positive integer"];
+const TEXT: Check = [isText, "must be a string"];
+const NAME: Check = [(value) => isText(value) && value !== "", "must be a non-empty string"];
+const PADDING: Check = [(value) => value === undefined || isText(value), "must be a string, where there is one"];
+const TIME: Check = [(value) => isText(value) && ISO_8601.test(value), "must be an ISO 8601 time with milliseconds"];
+
+const SHAPES: Record<Frame["type"], Record<string, Check>> = {
+  HELLO: { server: NAME, instance: NAME, session: NAME, intervalMs: POSITIVE },
+  DATA: { seq: POSITIVE, at: TIME, ack: COUNT, payload: PADDING },
+  SHUTDOWN: { at: TIME, reason: TEXT, remaining: COUNT, lastSeq: COUNT, intervalMs: COUNT, budgetMs: COUNT },
+  ACK: { lastSeq: COUNT },
+  CLOSE: { at: TIME, sent: COUNT, received: COUNT },
+};
+
+/** The text of one frame, as it goes over the wire. */
+export function encode(frame: Frame): string {
+  return JSON.stringify(frame);
+}
+
+/** The frame in one text message; fields it does not know are ignored. Throws `SyntaxError` naming field, rule and value. */
+export function decode(text: string): Frame {
+  let value: Record<string, unknown> | null;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new SyntaxError(`Cannot decode frame: must be JSON: current value is ${excerpt(text)}`);
+  }
+  const type = value?.["type"];
+  if (!isText(type) || !Object.hasOwn(SHAPES, type)) {
+    const known = Object.keys(SHAPES).join(", ");
+    throw new SyntaxError(`Cannot decode frame: 'type' must be one of ${known}: current value is ${excerpt(type)}`);
+  }
+  const shape = SHAPES[type as Frame["type"]];
+  for (const field in shape) {
+    const [holds, rule] = shape[field]!;
+    if (holds(value![field])) continue;
+    throw new SyntaxError(
+      `Cannot decode ${type} frame: '${field}' ${rule}: current value is ${excerpt(value![field])}`,
+    );
+  }
+  return value as Frame;
+}
+
+function excerpt(value: unknown): string {
+  const text = JSON.stringify(value) ?? "undefined";
+  return text.length > 40 ? `${text.slice(0, 40)}…` : text;
+}
+
+/** A close reason that fits a close frame: at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
+export function closeReason(text: string): string {
+  while (new TextEncoder().encode(text).length > 123) text = text.slice(0, -1);
+  return text;
+}
+
+/** Whether a close code may stand in a close frame (RFC 6455 section 7.4). */
+export function isSendableCloseCode(code: number): boolean {
+  return (code >= 1000 && code <= 1014 && ![1004, 1005, 1006].includes(code)) || (code >= 3000 && code <= 4999);
+}
+
+// ---- Ledger: what one session has shown us ---------------------------------------------------
+
+/** Inclusive range of sequence numbers. */
+export type Range = [from: number, to: number];
+
+/** How the transport ended: an orderly end, a reset or another socket error, or nothing at all. */
+export type How = "fin" | "reset" | "silence";
+
+/** Everything that can happen to a session, frames included; `OPEN` and `TEXT` (a message, "" for a pong) are the plain dialect's. */
+export type SessionEvent =
+  | Frame
+  | { type: "OPEN" }
+  | { type: "TEXT"; text: string }
+  | { type: "SENT"; seq: number; again: boolean }
+  | { type: "CLOSE_FRAME"; code: number; reason: string }
+  | { type: "END"; how: How };
+
+/** What is known of one session, from the client's side. Times are milliseconds of a monotonic clock. */
+export class Ledger {
+  readonly url: string;
+  dialect: "v1" | "plain";
+  /** Name and instance of the server; in the plain dialect the URL and "". */
+  server: string;
+  instance = "";
+  session = "";
+  /** Longest regular pause between two signs of life; SHUTDOWN changes it. */
+  dueMs: number;
+  openedAt: number | undefined;
+  firstDataAt: number | undefined;
+  lastDataAt: number | undefined;
+  /** Distinct DATA received, and the highest `seq` among them. */
+  received = 0;
+  highest = 0;
+  missing: Range[] = [];
+  duplicated: Range[] = [];
+  reordered: Range[] = [];
+  /** First and last `seq` that we sent on this session (0: none), and how many of them went over another one before. */
+  sentFirst = 0;
+  sentLast = 0;
+  resent = 0;
+  /** Highest `ack` from the server, highest of ours, and the `lastSeq` of our ACK. */
+  acked = 0;
+  ackGiven = 0;
+  ackSent: number | undefined;
+  noticeAt: number | undefined;
+  notice: { remaining: number; lastSeq: number } | undefined;
+  receivedAtNotice = 0;
+  closeAt: number | undefined;
+  close: { sent: number; received: number } | undefined;
+  /** From the close frame: 1005 for one without a code, undefined where there was none. */
+  closeCode: number | undefined;
+  closeReason = "";
+  endedAt: number | undefined;
+  how: How | undefined;
+  /** Why we gave the session up, where we did. */
+  complaint: string | undefined;
+
+  constructor(url: string, dialect: Ledger["dialect"], dueMs: number) {
+    this.url = this.server = url;
+    this.dialect = dialect;
+    this.dueMs = dueMs;
+  }
+}
+
+/** Ranges that a ledger keeps: a server that jumps to and fro must not fill our memory. */
+const MAX_RANGES = 1000;
+
+/** Enters one event, which happened at `at` ms, into the ledger. Throws `SyntaxError` for a frame that has no place here. */
+export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
+  switch (event.type) {
+    case "HELLO":
+      if (ledger.openedAt !== undefined) throw misplaced(event, "after HELLO");
+      ledger.openedAt = at;
+      ({ server: ledger.server, instance: ledger.instance, session: ledger.session, intervalMs: ledger.dueMs } = event);
+      break;
+    case "DATA":
+      if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
+      ledger.acked = Math.max(ledger.acked, event.ack);
+      signOfLife(ledger, at);
+      arrive(ledger, event.seq);
+      break;
+    case "SHUTDOWN":
+      if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
+      if (ledger.noticeAt !== undefined) throw misplaced(event, "after SHUTDOWN");
+      ledger.notice = { remaining: event.remaining, lastSeq: event.lastSeq };
+      ledger.dueMs = event.intervalMs;
+      notice(ledger, at);
+      break;
+    case "ACK": // ours
+      ledger.ackSent = event.lastSeq;
+      break;
+    case "CLOSE":
+      if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
+      if (ledger.closeAt !== undefined) throw misplaced(event, "after CLOSE");
+      ledger.close = { sent: event.sent, received: event.received };
+      ledger.closeAt = at;
+      break;
+    case "OPEN":
+      ledger.openedAt = at;
+      break;
+    case "TEXT":
+      signOfLife(ledger, at);
+      if (event.text === "SHUTDOWN") notice(ledger, at);
+      else if (event.text === "CLOSE") ledger.closeAt ??= at;
+      else if (event.text !== "") ledger.received++;
+      break;
+    case "SENT":
+      ledger.sentFirst ||= event.seq;
+      ledger.sentLast = event.seq;
+      ledger.ackGiven = ledger.highest;
+      if (event.again) ledger.resent++;
+      break;
+    case "CLOSE_FRAME":
+      ledger.closeCode = event.code;
+      ledger.closeReason = event.reason;
+      break;
+    case "END":
+      ledger.endedAt = at;
+      ledger.how = event.how;
+  }
+}
+
+function misplaced(event: SessionEvent, place: string): SyntaxError {
+  return new SyntaxError(`Cannot accept ${event.type} frame: it came ${place}`);
+}
+
+function signOfLife(ledger: Ledger, at: number): void {
+  ledger.firstDataAt ??= at;
+  ledger.lastDataAt = at;
+}
+
+function notice(ledger: Ledger, at: number): void {
+  ledger.noticeAt ??= at;
+  ledger.receivedAtNotice = ledger.received;
+}
+
+function arrive(ledger: Ledger, seq: number): void {
+  if (seq > ledger.highest) {
+    if (seq > ledger.highest + 1) ledger.missing.push([ledger.highest + 1, seq - 1]);
+    ledger.highest = seq;
+    ledger.received++;
+    return checkRanges(ledger);
+  }
+  const gap = ledger.missing.findIndex(([from, to]) => from <= seq && seq <= to);
+  if (gap < 0) {
+    extend(ledger.duplicated, seq);
+  } else {
+    const [from, to] = ledger.missing[gap]!;
+    const rest: Range[] = [[from, seq - 1], [seq + 1, to]];
+    ledger.missing.splice(gap, 1, ...rest.filter(([first, last]) => first <= last));
+    ledger.received++;
+    extend(ledger.reordered, seq);
+  }
+  checkRanges(ledger);
+}
+
+function extend(ranges: Range[], seq: number): void {
+  const last = ranges.at(-1);
+  if (last?.[1] === seq - 1) last[1] = seq;
+  else ranges.push([seq, seq]);
+}
+
+function checkRanges(ledger: Ledger): void {
+  if (ledger.missing.length + ledger.duplicated.length + ledger.reordered.length > MAX_RANGES) {
+    throw new SyntaxError(`Cannot accept DATA frame: more than ${MAX_RANGES} gaps, repeats and late messages`);
+  }
+}
+
+/** Up to which `seq` the session's messages reach the server for certain: what is above must be sent again elsewhere. */
+export function confirmedUpTo(ledger: Ledger, before: number): number {
+  // An `ack` speaks of its own session only; CLOSE has the last word, even when it takes an `ack` back.
+  const claimed = ledger.close?.received ?? ledger.acked;
+  if (ledger.sentFirst === 0) return before;
+  return Math.max(ledger.sentFirst - 1, Math.min(claimed, ledger.sentLast));
+}
+
+/** Whether both sides have confirmed a message of the other (plain: whether the server has shown life). */
+export function isSteady(ledger: Ledger): boolean {
+  return ledger.dialect === "plain" ? ledger.firstDataAt !== undefined : ledger.acked > 0 && ledger.ackGiven > 0;
+}
+
+// ---- Judgement: one verdict per handover -----------------------------------------------------
+
+/** The five promises that a handover is judged by. */
+export const RULES = ["notice", "complete", "farewell", "clean", "moved"] as const;
+const PLAIN_RULES: readonly Rule[] = ["clean", "moved"];
+export type Rule = (typeof RULES)[number];
+export type Mark = "pass" | "fail" | "n/a";
+
+/** What counts as a pass. `expect` undefined: all five rules, in the plain dialect `clean` and `moved`. */
+export interface Policy {
+  expect: readonly Rule[] | undefined;
+  expectCode: readonly number[];
+  maxReconnectMs: number;
+}
+
+/** How the way to the next session went. Times in ms of the ledgers' clock. */
+export interface Redial {
+  /** When the search began: at the session's end, with `--reconnect early` at its notice. */
+  startedAt: number;
+  /** The first wait, which the client chose. */
+  chosenMs: number;
+  /** Failed dials by kind. */
+  failed: Record<string, number>;
+}
+
+/** One session's end and the next one's start, judged. Durations in ms; null where there is nothing to say. */
+export type Handover = ReturnType<typeof judge>;
+
+/**
+ * Judges the handover from `ended` to `next` (undefined: there is none yet) as of `now`; `origin` is the client's start.
+ * Total: a failed handover has exactly one symptom.
+ */
+export function judge(
+  slot: number,
+  ended: Ledger,
+  next: Ledger | undefined,
+  redial: Redial,
+  policy: Policy,
+  now: number,
+  origin: number,
+) {
+  const endedAt = ended.endedAt ?? now;
+  const openedAt = next?.openedAt ?? now;
+  const reconnectMs = Math.max(0, openedAt - endedAt);
+  const forcedMs = Math.max(0, openedAt - Math.max(endedAt, redial.startedAt + redial.chosenMs));
+  const facts: Facts = {
+    ended,
+    abrupt: ended.closeAt === undefined && ended.closeCode === undefined,
+    silentMs: endedAt - (ended.lastDataAt ?? ended.openedAt ?? endedAt),
+    lost: lostRanges(ended),
+    upstreamLost: upstreamLost(ended),
+    sameServer: ended.instance !== "" && ended.instance === next?.instance,
+    late: next === undefined || forcedMs > policy.maxReconnectMs,
+  };
+  // Still on its way, and not late yet: neither graceful nor failed.
+  const unfinished = ended.endedAt === undefined || (next === undefined && forcedMs <= policy.maxReconnectMs);
+  const rules = applyRules(facts, policy, unfinished);
+  const expected = policy.expect ?? (ended.dialect === "plain" ? PLAIN_RULES : RULES);
+  const failed = expected.filter((rule) => rules[rule] === "fail");
+  const symptom = SYMPTOMS.find((entry) =>
+    entry.rules.some((rule) => failed.includes(rule)) && entry.when(facts, failed)
+  );
+  return {
+    slot,
+    verdict: unfinished ? "unfinished" : failed.length > 0 ? "failed" : "graceful",
+    symptom: symptom?.name ?? null,
+    from: ended.server,
+    to: next?.server ?? null,
+    /** End of the session, since the client's start. */
+    endedMs: elapsed(origin, ended.endedAt),
+    /** From SHUTDOWN to the session's end, and to CLOSE. */
+    noticeMs: elapsed(ended.noticeAt, ended.endedAt),
+    drainMs: elapsed(ended.noticeAt, ended.closeAt),
+    remaining: ended.noticeAt === undefined
+      ? null
+      : { announced: ended.notice?.remaining ?? null, received: ended.received - ended.receivedAtNotice },
+    received: ended.received,
+    sent: ended.sentFirst === 0 ? 0 : ended.sentLast - ended.sentFirst + 1,
+    resent: ended.resent,
+    lost: facts.lost,
+    duplicated: ended.duplicated,
+    reordered: ended.reordered,
+    upstreamLost: facts.upstreamLost,
+    code: ended.closeCode ?? null,
+    reason: ended.closeReason,
+    how: ended.how ?? null,
+    complaint: ended.complaint ?? null,
+    /** From the session's end to the next HELLO = chosen + forced. */
+    reconnectMs: tenths(reconnectMs),
+    chosenMs: tenths(reconnectMs - forcedMs),
+    forcedMs: tenths(forcedMs),
+    failedDials: redial.failed,
+    /** From the last DATA of the old session to the first of the new one. */
+    silenceMs: elapsed(ended.lastDataAt, next?.firstDataAt),
+    rules,
+  } as const;
+}
+
+const tenths = (ms: number): number => Math.round(ms * 10) / 10;
+
+function elapsed(from: number | undefined, to: number | undefined): number | null {
+  return from === undefined || to === undefined ? null : tenths(Math.max(0, to - from));
+}
+
+interface Facts {
+  ended: Ledger;
+  /** Neither CLOSE nor a close frame. */
+  abrupt: boolean;
+  /** How old the last sign of life was at the end. */
+  silentMs: number;
+  lost: Range[];
+  upstreamLost: number;
+  sameServer: boolean;
+  late: boolean;
+}
+
+function applyRules(facts: Facts, { expectCode }: Policy, unfinished: boolean): Record<Rule, Mark> {
+  const { ended, abrupt, lost } = facts;
+  if (unfinished) return { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
+  const plain = ended.dialect === "plain";
+  const mark = (passes: boolean): Mark => passes ? "pass" : "fail";
+  const whole = lost.length === 0 && ended.duplicated.length === 0 && ended.reordered.length === 0;
+  return {
+    notice: mark(ended.noticeAt !== undefined),
+    complete: plain || abrupt ? "n/a" : mark(whole),
+    farewell: mark(plain ? ended.closeAt !== undefined : countsAgree(ended)),
+    clean: mark(ended.closeCode !== undefined && expectCode.includes(ended.closeCode) && ended.how === "fin"),
+    moved: mark(!facts.sameServer && !facts.late),
+  };
+}
+
+function lastSeq({ notice, close, highest }: Ledger): number {
+  return notice?.lastSeq ?? close?.sent ?? highest;
+}
+
+function lostRanges(ledger: Ledger): Range[] {
+  const last = lastSeq(ledger);
+  const ranges = ledger.missing.filter(([from]) => from <= last).map(([from, to]): Range => [from, Math.min(to, last)]);
+  if (ledger.highest < last) ranges.push([ledger.highest + 1, last]);
+  return ranges;
+}
+
+function upstreamLost({ close, ackSent, acked }: Ledger): number {
+  return close === undefined ? 0 : Math.max(0, Math.max(ackSent ?? 0, acked) - close.received);
+}
+
+function countsAgree(ledger: Ledger): boolean {
+  const { close } = ledger;
+  return close !== undefined && close.sent === ledger.received && close.sent === lastSeq(ledger) &&
+    close.received <= ledger.sentLast && upstreamLost(ledger) === 0;
+}
+
+/** What a failed handover looked like. */
+export type Symptom = (typeof SYMPTOMS)[number]["name"];
+
+/** One symptom: the rules by whose failure it can be named, when it is, what it means, and how to mend it or what to suspect. */
+function symptom<Name extends string>(
+  name: Name,
+  rules: readonly Rule[],
+  when: (facts: Facts, failed: readonly Rule[]) => boolean,
+  meaning: string,
+  remedy: string | readonly Cause[],
+) {
+  return { name, rules, when, meaning, remedy };
+}
+
+const ENDING: readonly Rule[] = ["notice", "farewell", "clean"];
+
+/** Every symptom, in the order in which they are tried: the first match names the failure. */
+export const SYMPTOMS = [
+  symptom(
+    "STALLED",
+    ENDING,
+    ({ ended, abrupt, silentMs }) =>
+      (ended.how === "silence" && ended.closeCode === undefined && ended.complaint === undefined) ||
+      (abrupt && silentMs > ended.dueMs + 1000),
+    "the connection stayed open, but the server had fallen silent",
+    ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"],
+  ),
+  symptom(
+    "CUT_WITHOUT_NOTICE",
+    ENDING,
+    ({ ended, abrupt }) => abrupt && ended.noticeAt === undefined,
+    "the connection ended with no SHUTDOWN, no CLOSE and no close frame",
+    [
+      "EXITED_AT_SIGTERM",
+      "SIGTERM_IGNORED",
+      "CRASHED",
+      "OOM_KILLED",
+      "FORCE_DELETED",
+      "INTERMEDIARY_CUT",
+      "NO_POD_EVENT",
+    ],
+  ),
+  symptom(
+    "NO_NOTICE",
+    ["notice"],
+    () => true,
+    "the connection was closed in order, but nobody was told beforehand",
+    "on SIGTERM send SHUTDOWN first, then what remains, then the close frame",
+  ),
+  symptom(
+    "CUT_DURING_DRAIN",
+    ["farewell", "clean"],
+    ({ abrupt }) => abrupt,
+    "SHUTDOWN came, then the connection ended with neither CLOSE nor a close frame",
+    ["SIGKILL_AT_GRACE", "EXIT_BEFORE_FLUSH", "PRESTOP_FAILED", "FORCE_DELETED", "INTERMEDIARY_CUT"],
+  ),
+  symptom(
+    "DATA_LOST",
+    ["complete"],
+    ({ lost }) => lost.length > 0,
+    "a message that the server counted never came",
+    "send what remains before CLOSE, and give send() a callback: after close() it drops messages without a word",
+  ),
+  symptom(
+    "DATA_DUPLICATED",
+    ["complete"],
+    ({ ended }) => ended.duplicated.length > 0,
+    "a message came twice",
+    "let one place produce messages: stop the regular timer before the drain begins",
+  ),
+  symptom(
+    "DATA_REORDERED",
+    ["complete"],
+    () => true,
+    "a message came after a later one",
+    "number messages where they are sent, and send one after the other",
+  ),
+  symptom(
+    "UPSTREAM_LOST",
+    ["farewell"],
+    (facts) => facts.upstreamLost > 0,
+    "the server counted fewer of the client's messages than were sent, or than it had confirmed",
+    "read on until the client's last message is in, and only then send CLOSE",
+  ),
+  symptom(
+    "NO_FAREWELL",
+    ["farewell"],
+    // With no close frame it is NO_CLOSE_FRAME, unless nobody asked for one.
+    ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean"),
+    "CLOSE is missing, or its counts are wrong",
+    "send CLOSE with the final counts after the last message, before the close frame",
+  ),
+  symptom(
+    "NO_CLOSE_FRAME",
+    ["clean"],
+    ({ ended }) => ended.closeCode === undefined,
+    "CLOSE came, but the connection ended without a close frame",
+    "close(1001) and wait for the peer's answer: terminate() and destroy() skip the closing handshake",
+  ),
+  symptom(
+    "RESET_AFTER_CLOSE",
+    ["clean"],
+    ({ ended }) => ended.how !== "fin",
+    "the close frame came, then a socket error, or no FIN within 3 s",
+    "wait for the socket's close event before the process exits",
+  ),
+  symptom(
+    "WRONG_CLOSE_CODE",
+    ["clean"],
+    () => true,
+    "the close frame carried another code than expected, or none (1005)",
+    "close(1001), or name the code you want with --expect-code",
+  ),
+  symptom(
+    "SAME_SERVER",
+    ["moved"],
+    ({ sameServer }) => sameServer,
+    "the next session landed on the server that was ending",
+    ["ENDPOINT_RACE"],
+  ),
+  symptom(
+    "SLOW_RECONNECT",
+    ["moved"],
+    () => true,
+    "no next session within --max-reconnect",
+    ["NO_READY_PEER", "ENDPOINT_RACE"],
+  ),
+] as const;
+
+/** What can stand behind a symptom that the client alone cannot explain. */
+export type Cause = keyof typeof CAUSES;
+
+/** Every cause: what happened, and how to mend it. */
+export const CAUSES = {
+  OOM_KILLED: ["the container ran out of memory", "raise the memory limit, or hold less"],
+  CRASHED: ["the process died by itself", "not a shutdown at all: fix the crash"],
+  FORCE_DELETED: [
+    "the pod was deleted with a grace of 0",
+    "do not force: kubelet leaves about 2 s, nothing longer survives",
+  ],
+  PRESTOP_FAILED: ["the preStop hook failed, so SIGTERM came early", "distroless has no shell: native preStop.sleep"],
+  SIGKILL_AT_GRACE: [
+    "the drain outlived the grace period",
+    "raise terminationGracePeriodSeconds, or shorten the drain",
+  ],
+  SIGTERM_IGNORED: [
+    "it ran on until SIGKILL",
+    "PID 1 has no handler (npm, sh, bare Node), swallows the signal, or hangs",
+  ],
+  EXITED_AT_SIGTERM: ["the process exited without a drain", "install a SIGTERM handler that drains"],
+  EXIT_BEFORE_FLUSH: ["the process exited amid the drain", "wait for every socket's close event before exiting"],
+  NO_READY_PEER: ["there was nowhere to go", "replicas >= 2, maxUnavailable: 0, a PodDisruptionBudget"],
+  ENDPOINT_RACE: [
+    "dials still reached the ending server",
+    "a preStop.sleep longer than the last such dial, plus a margin",
+  ],
+  INTERMEDIARY_CUT: ["something in between cut it", "a proxy's drain or idle timeout must be longer than the pod's"],
+  NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh or CNI in between"],
+} as const;
+
+/** The wait before redial `attempt` = 0, 1, …: random in 0 … min(cap, base × 2^attempt), which is full jitter. */
+export function backoffMs(
+  attempt: number,
+  { baseMs, capMs }: { baseMs: number; capMs: number },
+  random = Math.random(),
+) {
+  return random * Math.min(capMs, baseMs * 2 ** attempt);
+}
+
+/** The nearest-rank percentile of numbers; null of none. */
+export function percentile(numbers: readonly number[], percent: number): number | null {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(sorted.length * percent / 100) - 1)] ?? null;
+}
+
+/** 9000 as 9,000 (toLocaleString would load 20 ms of ICU data, in the middle of a drain). */
+export function grouped(number: number): string {
+  return String(number).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** "1 session", "2 sessions", "9,000 sessions". */
+export function count(number: number, noun: string): string {
+  return `${grouped(number)} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** A duration in its two most significant units' worth of digits: 0.4ms, 41ms, 1.2s, 2m05s. */
+export function duration(ms: number): string {
+  if (ms < 9.95) return `${tenths(ms)}ms`;
+  if (ms < 999.5) return `${Math.round(ms)}ms`;
+  if (ms < 59_950) return `${(ms / 1000).toFixed(ms < 9950 ? 2 : 1)}s`;
+  const seconds = Math.round(ms / 1000);
+  return `${Math.floor(seconds / 60)}m${String(seconds % 60).padStart(2, "0")}s`;
+}
+
+// ---- Settings: flag over environment over default ----------------------------------------------
+
+/** A mistake of the user: one line on stderr, exit 2. */
+export class UserError extends Error {}
+
+/** One row of a settings table; `parse` throws `RangeError` with the rule that a value broke. */
+export function setting<T>(flag: string, env: string, fallback: string, parse: (text: string) => T, meaning: string) {
+  return { flag, env, fallback, parse, meaning, many: false };
+}
+
+/** A row whose flag may be repeated; in the environment its values are separated by commas. */
+export function settingList<T>(
+  flag: string,
+  env: string,
+  fallback: string,
+  parse: (text: string) => T,
+  meaning: string,
+) {
+  const list = (text: string): T[] => text === "" ? [] : text.split(",").map((part) => parse(part.trim()));
+  return { ...setting(flag, env, fallback, list, meaning), many: true };
+}
+
+type Table = Record<string, ReturnType<typeof setting<unknown>>>;
+/** The values of a settings table, and the switches that were given. */
+export type Values<T extends Table> = { [K in keyof T]: ReturnType<T[K]["parse"]> } & { switches: Set<string> };
+
+/** Longest timer that Node keeps, in ms: a longer one fires at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** Parses a whole number within bounds. */
+export const integer = (least: number, most: number) => (text: string): number => {
+  const value = Number(text);
+  if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+  throw new RangeError(`must be an integer from ${least} to ${most}`);
+};
+
+/** Parses a duration in ms, from `least` on. */
+export const milliseconds = (least: number) => integer(least, MAX_TIMER_MS);
+
+/** Parses one of some names. */
+export const oneOf = <T extends string>(...names: readonly T[]) => (text: string): T => {
+  if (names.includes(text as T)) return text as T;
+  throw new RangeError(`must be one of ${names.join(", ")}`);
+};
+
+/** The setting that both programs share. */
+export const LOG_FORMAT = setting(
+  "log-format",
+  "LOG_FORMAT",
+  "pretty",
+  oneOf("pretty", "json"),
+  "log lines for people, or ECS JSON",
+);
+
+export const VERSION: string = manifest.version;
+
+interface Program {
+  command: string;
+  summary: string;
+  switches: Record<string, string>;
+}
+
+/** Reads a program's settings. Prints and returns undefined for --help and --version; throws `UserError` for a bad value. */
+export function readSettings<T extends Table>(
+  program: Program,
+  table: T,
+  argv = process.argv.slice(2),
+): Values<T> | undefined {
+  const switches = { ...program.switches, help: "print this and exit", version: "print the version and exit" };
+  const flags = Object.values(table).map(({ flag }) => flag);
+  let unknown: string | undefined;
+  const given = mri<Record<string, unknown>>(argv, {
+    string: flags, // else mri turns 007 into 7
+    boolean: Object.keys(switches),
+    default: Object.fromEntries([...flags, ...Object.keys(switches)].map((flag) => [flag, undefined])),
+    unknown: (flag) => void (unknown = flag),
+  }) ?? { _: [] };
+  if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
+  if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
+  if (given["help"]) return void process.stdout.write(usage(program, table, switches));
+  if (given["version"]) return void process.stdout.write(`${VERSION}\n`);
+
+  const values: Record<string, unknown> = { switches: new Set(Object.keys(switches).filter((name) => given[name])) };
+  for (const [key, { flag, env, fallback, parse, many }] of Object.entries(table)) {
+    const flagged = given[flag];
+    if (Array.isArray(flagged) && !many) throw new UserError(`--${flag} may be given only once`);
+    if (flagged === false || [flagged].flat().includes("")) throw new UserError(`--${flag} needs a value: see --help`);
+    const text = flagged === undefined ? process.env[env] || fallback : String(flagged);
+    try {
+      values[key] = parse(text);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      throw new UserError(`${flagged === undefined ? env : `--${flag}`} ${error.message}: current value is '${text}'`);
+    }
+  }
+  return values as Values<T>;
+}
+
+function usage({ command, summary }: Program, table: Table, switches: Record<string, string>): string {
+  const rows = [
+    ...Object.values(table).map(({ flag, env, fallback, meaning }) => [`--${flag}`, env, fallback, meaning]),
+    ...Object.entries(switches).map(([flag, meaning]) => [`--${flag}`, "", "", meaning]),
+  ];
+  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const line = (row: string[]) => `  ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ")}\n`;
+  return `Usage: ${command} [settings]\n\n${summary}\n\n` +
+    `A flag beats its environment variable beats the default:\n\n${rows.map(line).join("")}`;
+}
+
+/** Runs a program: a `UserError` becomes one line on stderr and exit 2, a bug crashes with its stack. */
+export function run(main: () => Promise<void>): void {
+  main().catch((error) => {
+    if (!(error instanceof UserError)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    process.exitCode = 2;
+  });
+}
+
+// ---- Log lines: one vocabulary, two formats ------------------------------------------------------
+
+export type Level = "info" | "warn" | "error";
+/** Writes one line: an action of the shared vocabulary, a sentence, and labels for machines. */
+export type LogLine = (action: string, message: string, labels?: Record<string, unknown>, level?: Level) => void;
+
+export interface Log {
+  line: LogLine;
+  /** As `line`, for what can come by the thousand: above a limit it is counted, and the counts are a line a second. */
+  each: LogLine;
+  /** Writes what has been counted and stops the clock. */
+  end: () => void;
+}
+
+/** Lines a second, and sessions, up to which `each` prints every line. */
+export const CROWD = 50;
+
+/** A log on stderr. `status` says where things stand; `sessions` how many there are. */
+export function createLog(
+  service: "server" | "client",
+  format: "pretty" | "json",
+  status: () => string,
+  sessions: () => number,
+): Log {
+  const live = format === "pretty" && process.stderr.isTTY;
+  let counted: Record<string, number> = {};
+  let printed = 0;
+  // A log that nobody can take (full disk, closed pipe) must not end the sessions it tells of.
+  process.stderr.on("error", () => {});
+
+  const line: LogLine = (action, message, labels = {}, level = "info") => {
+    const text = format === "json"
+      ? JSON.stringify({ ...ecsBase(service, level), message, "event.action": action, labels })
+      : `${live ? CLEAR_LINE : ""}${pretty(action, message, level)}`;
+    process.stderr.write(`${text}\n`);
+  };
+  const each: LogLine = (action, message, labels, level) => {
+    if (sessions() > CROWD || printed >= CROWD) return void (counted[action] = (counted[action] ?? 0) + 1);
+    printed++;
+    line(action, message, labels, level);
+  };
+  const summarize = () => {
+    printed = 0;
+    if (Object.keys(counted).length === 0) return;
+    const news = Object.entries(counted).map(([action, number]) => `${grouped(number)} ${action}`);
+    const message = `${status()}; in the last second: ${news.join(", ")}`;
+    if (live) process.stderr.write(`${CLEAR_LINE}${pretty("progress", message, "info")}`);
+    else line("progress", message, counted);
+    counted = {};
+  };
+  const timer = setInterval(summarize, 1000);
+  timer.unref();
+  const end = () => {
+    clearInterval(timer);
+    summarize();
+    if (live) process.stderr.write(CLEAR_LINE);
+  };
+  return { line, each, end };
+}
+
+const CLEAR_LINE = "\r\x1b[K";
+
+function ecsBase(service: string, level: Level) {
+  return {
+    "@timestamp": new Date().toISOString(),
+    "log.level": level,
+    "ecs.version": "8.11.0",
+    "service.name": `${manifest.name}-${service}`,
+    "service.version": VERSION,
+  };
+}
+
+function pretty(action: string, message: string, level: Level): string {
+  useColour(process.stderr);
+  const paint = { info: kleur.cyan, warn: kleur.yellow, error: kleur.red }[level];
+  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(message)}`;
+}
+
+/** Names and reasons come from peers: control characters must not reach a terminal. */
+export function printable(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "�");
+}
+
+/** Turns colour on or off as this stream wants it (kleur by itself looks at stdout only). */
+export function useColour(stream: NodeJS.WriteStream): void {
+  const { FORCE_COLOR, NO_COLOR } = process.env;
+  kleur.enabled = FORCE_COLOR !== undefined ? FORCE_COLOR !== "0" : NO_COLOR === undefined && Boolean(stream.isTTY);
+}
+
+// ---- Admin port: plain HTTP for kubelet and people -------------------------------------------------
+
+/** What an admin path answers. */
+export type Route = () => { status: number; body: string; type?: string };
+
+/** Opens the admin port with its routes. Throws `UserError` where it cannot listen. */
+export async function openAdmin(port: number, host: string, routes: Record<string, Route>): Promise<Server> {
+  const server = createServer((request, response) => {
+    const path = request.url?.split("?")[0] ?? "";
+    const known = Object.hasOwn(routes, path);
+    const { status, body, type = "text/plain; charset=utf-8" } = !known
+      ? { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` }
+      : request.method !== "GET" && request.method !== "HEAD"
+      ? { status: 405, body: "Only GET\n" }
+      : routes[path]!();
+    response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
+  });
+  await listen(server, port, host);
+  return server;
+}
+
+/** Listens, on any address where `host` is "". Resolves to the port; throws `UserError` where it cannot. */
+export function listen(server: Server, port: number, host: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const failed = (error: Error) => reject(new UserError(`Cannot listen on port ${port}: ${error.message}`));
+    server.once("error", failed);
+    // A rollout brings everybody back at once: the default backlog of 511 would drop some of them.
+    server.listen({ port, backlog: 4096, ...(host === "" ? {} : { host }) }, () => {
+      server.off("error", failed);
+      resolve((server.address() as { port: number }).port);
+    });
+  });
+}

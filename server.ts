@@ -1,0 +1,539 @@
+/**
+ * The workload: streams numbered messages over WebSocket, and drains on SIGTERM (or misbehaves on purpose).
+ * The session is drawn in protocol.ts.
+ *
+ * ```
+ * node dist/server.js --port 8080
+ * deno run --allow-net --allow-env --allow-read --allow-sys server.ts
+ * ```
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import { randomInt, randomUUID } from "node:crypto";
+import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
+import type { Socket } from "node:net";
+import { hostname } from "node:os";
+import process from "node:process";
+import type { Duplex } from "node:stream";
+import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
+import {
+  closeReason,
+  count,
+  createLog,
+  decode,
+  duration,
+  encode,
+  type Frame,
+  integer,
+  isSendableCloseCode,
+  listen,
+  LOG_FORMAT,
+  MAX_MESSAGE_BYTES,
+  milliseconds,
+  oneOf,
+  openAdmin,
+  PROBE_HEADER,
+  readSettings,
+  run,
+  setting,
+  SUBPROTOCOL,
+  UserError,
+  type Values,
+} from "./protocol.ts";
+
+/** Promises that the server breaks on demand, so that the judge can be tested and a failure be seen. */
+export const FAULTS = [
+  "none",
+  "ignore-sigterm",
+  "exit-at-sigterm",
+  "crash",
+  "stall",
+  "skip-notice",
+  "exit-mid-drain",
+  "slow-drain",
+  "drop-data",
+  "duplicate-data",
+  "reorder-data",
+  "lose-upstream",
+  "skip-farewell",
+  "terminate",
+  "reset",
+  "no-status",
+] as const;
+
+/** Every setting of the server; README's table and --help say the same. */
+export const SETTINGS = {
+  port: setting("port", "PORT", "8080", integer(0, 65535), "port for WebSocket upgrades on /ws; 0 = any free port"),
+  host: setting("host", "HOST", "", String, "address to listen on; default: any, IPv4 and IPv6"),
+  adminPort: setting("admin-port", "ADMIN_PORT", "9090", integer(0, 65535), "port for /healthz and /readyz"),
+  name: setting("name", "SERVER_NAME", "", String, "name in HELLO and in reports; default: the host name"),
+  intervalMs: setting("interval", "INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
+  remaining: setting("remaining", "REMAINING", "1-10", range, "messages still to send in a drain: a range or a number"),
+  remainingIntervalMs: setting(
+    "remaining-interval",
+    "REMAINING_INTERVAL_MS",
+    "100",
+    milliseconds(0),
+    "ms between the remaining messages",
+  ),
+  drainTimeoutMs: setting("drain-timeout", "DRAIN_TIMEOUT_MS", "25000", milliseconds(1), "ms until stragglers are cut"),
+  closeCode: setting("close-code", "CLOSE_CODE", "1001", closeCode, "code of the close frame that ends a drain"),
+  closeTimeoutMs: setting(
+    "close-timeout",
+    "CLOSE_TIMEOUT_MS",
+    "3000",
+    milliseconds(1),
+    "ms to wait for a peer's close frame",
+  ),
+  silenceTimeoutMs: setting(
+    "silence-timeout",
+    "SILENCE_TIMEOUT_MS",
+    "30000",
+    milliseconds(2),
+    "ms without an answer to a ping until a peer is given up",
+  ),
+  spreadMs: setting("spread", "SPREAD_MS", "0", milliseconds(0), "start each session's drain at random within these ms"),
+  maxSessions: setting("max-sessions", "MAX_SESSIONS", "20000", integer(1, 1_000_000), "connections above it get 503"),
+  maxBufferBytes: setting(
+    "max-buffer",
+    "MAX_BUFFER_BYTES",
+    "1048576",
+    integer(0, 2 ** 30),
+    "unsent bytes of a session above which its next DATA waits",
+  ),
+  payloadBytes: setting("payload", "PAYLOAD_BYTES", "0", integer(0, 60_000), "bytes of padding in each DATA"),
+  fault: setting("fault", "FAULT", "none", oneOf(...FAULTS), `the promise to break: ${FAULTS.join(", ")}`),
+  logFormat: LOG_FORMAT,
+};
+
+type Settings = Values<typeof SETTINGS>;
+
+/** One WebSocket connection. Only what a session needs while it is idle: there are thousands. */
+interface Session {
+  id: string;
+  ws: WebSocket;
+  socket: Socket;
+  plain: boolean;
+  /** Highest `seq` that we sent, and that we received. */
+  sent: number;
+  received: number;
+  /** The client's ACK: the last `seq` that it sent here. */
+  ack: number | undefined;
+  /** `closing`: the farewell is said, the peer's close frame is awaited. `over`: refused or cut. */
+  state: "open" | "draining" | "closing" | "over";
+  /** Messages still to send in the drain. */
+  remaining: number;
+  heard: boolean;
+  production: NodeJS.Timeout | undefined;
+  heartbeat: NodeJS.Timeout | undefined;
+}
+
+async function main(): Promise<void> {
+  const settings = readSettings(
+    {
+      command: "node dist/server.js",
+      summary: "Streams messages to WebSocket clients on /ws; on SIGTERM tells them, sends what remains, closes.",
+      switches: {},
+    },
+    SETTINGS,
+  );
+  if (settings === undefined) return;
+  const { spreadMs, remaining, remainingIntervalMs, drainTimeoutMs } = settings;
+  const scriptMs = spreadMs + remaining.most * remainingIntervalMs;
+  if (scriptMs >= drainTimeoutMs) {
+    throw new UserError(
+      `--drain-timeout must be above --spread + largest --remaining × --remaining-interval = ${scriptMs}: ` +
+        `current value is '${drainTimeoutMs}'`,
+    );
+  }
+  await serve({ ...settings, name: settings.name || hostname() });
+}
+
+async function serve(settings: Settings): Promise<void> {
+  const { fault } = settings;
+  const instance = randomUUID();
+  const sessions = new Set<Session>();
+  const probes = new Set<WebSocket>();
+  const payload = settings.payloadBytes > 0 ? { payload: "x".repeat(settings.payloadBytes) } : {};
+  /** Changed by `shutDown` alone. */
+  let phase: "serving" | "draining" | "closed" = "serving";
+  let signalledAt = 0;
+  let allGone = (): void => {};
+  const tally = { opened: 0, probes: 0, unconfirmed: 0, refused: 0, lastRefusedMs: 0, gaps: 0, repeats: 0, unsent: 0 };
+
+  const log = createLog(
+    "server",
+    settings.logFormat,
+    () => `${phase}, ${count(sessions.size, "session")} open`,
+    () => sessions.size,
+  );
+  const options: ServerOptions & { closeTimeout: number } = {
+    noServer: true,
+    clientTracking: false,
+    perMessageDeflate: false, // buffers of its own for each session, for messages of 100 bytes
+    maxPayload: MAX_MESSAGE_BYTES,
+    closeTimeout: settings.closeTimeoutMs,
+    handleProtocols: (offered) => offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false,
+  };
+  const wss = new WebSocketServer(options);
+  wss.on("wsClientError", (error, socket) => refuse(socket, 400, error.message));
+
+  // A signal in the window before listen() must find its handler.
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
+  const server = createServer(onRequest);
+  server.on("upgrade", onUpgrade);
+  const admin = await openAdmin(settings.adminPort, settings.host, {
+    "/healthz": () => ({ status: 200, body: "ok\n" }),
+    "/readyz": () => phase === "serving" ? { status: 200, body: "ready\n" } : { status: 503, body: `${phase}\n` },
+  });
+  try {
+    const port = await listen(server, settings.port, settings.host);
+    const adminPort = (admin.address() as { port: number }).port;
+    const host = settings.host === "" ? "localhost" : settings.host.includes(":") ? `[${settings.host}]` : settings.host;
+    log.line(
+      "listening",
+      `${settings.name} on ws://${host}:${port}/ws, admin port ${adminPort}${fault === "none" ? "" : `, fault ${fault}`}`,
+      { server: settings.name, instance, port, adminPort, fault },
+    );
+  } catch (error) {
+    admin.close();
+    throw error;
+  }
+
+  // ---- Connections
+
+  function onRequest(_request: IncomingMessage, response: ServerResponse): void {
+    response.writeHead(426, { "content-type": "text/plain", connection: "close", upgrade: "websocket" });
+    response.end("This port speaks WebSocket on /ws; health checks are on the admin port.\n");
+  }
+
+  function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on("error", ignore);
+    if (request.url?.split("?")[0] !== "/ws") return refuse(socket, 404, "WebSocket is on /ws");
+    if (phase !== "serving") {
+      tally.lastRefusedMs = performance.now() - signalledAt;
+      return refuse(socket, 503, `draining for ${duration(tally.lastRefusedMs)}`, "Retry-After: 1");
+    }
+    if (sessions.size + probes.size >= settings.maxSessions) return refuse(socket, 503, "full", "Retry-After: 1");
+    wss.handleUpgrade(request, socket, head, (ws) => {
+      if (request.headers[PROBE_HEADER] === undefined) openSession(ws, request);
+      else openProbe(ws);
+    });
+  }
+
+  function refuse(socket: Duplex, status: number, reason: string, ...headers: string[]): void {
+    tally.refused++;
+    log.each("upgrade-refused", `${status}: ${reason}`, { status, reason });
+    const body = `${reason}\n`;
+    const head = [
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+      "Connection: close",
+      "Content-Type: text/plain",
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      "Sec-WebSocket-Version: 13, 8",
+      ...headers,
+    ];
+    socket.once("finish", () => socket.destroy());
+    socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
+  }
+
+  /** A probe only asks who is here: it is no session, is not drained, and has its own count. */
+  function openProbe(ws: WebSocket): void {
+    tally.probes++;
+    probes.add(ws);
+    ws.on("error", ignore);
+    ws.on("close", () => probes.delete(ws));
+    ws.send(encode(hello(randomUUID())), onSent);
+  }
+
+  function openSession(ws: WebSocket, request: IncomingMessage): void {
+    const session: Session = {
+      id: randomUUID(),
+      ws,
+      socket: request.socket,
+      plain: ws.protocol !== SUBPROTOCOL,
+      sent: 0,
+      received: 0,
+      ack: undefined,
+      state: "open",
+      remaining: 0,
+      heard: true,
+      production: undefined,
+      heartbeat: undefined,
+    };
+    sessions.add(session);
+    tally.opened++;
+    ws.on("message", (data, isBinary) => onMessage(session, data, isBinary));
+    ws.on("pong", () => session.heard = true);
+    ws.on("error", (error) => log.each("invalid-frame", `${session.id}: ${error.message}`, { session: session.id }, "warn"));
+    ws.on("close", (code) => onClose(session, code));
+    const { remoteAddress } = request.socket;
+    log.each("session-opened", `${session.id} from ${remoteAddress}, ${session.plain ? "plain" : SUBPROTOCOL}`, {
+      session: session.id,
+      dialect: session.plain ? "plain" : "v1",
+    });
+    session.heartbeat = setInterval(checkPulse, settings.silenceTimeoutMs / 2, session);
+    if (!session.plain) send(session, hello(session.id));
+    produce(session);
+    session.production = setInterval(produce, settings.intervalMs, session);
+    if (fault === "crash" && tally.opened === 1) setTimeout(() => process.abort(), 3000);
+  }
+
+  function hello(session: string): Frame {
+    return { type: "HELLO", server: settings.name, instance, session, intervalMs: settings.intervalMs };
+  }
+
+  function onMessage(session: Session, data: RawData, isBinary: boolean): void {
+    session.heard = true;
+    if (session.state === "closing" || session.state === "over") return; // CLOSE has given the final counts
+    if (session.plain) return void session.received++;
+    if (isBinary) return reject(session, 1003, "Cannot accept a binary message: frames are JSON text");
+    try {
+      const frame = decode(data.toString());
+      if (frame.type === "DATA") {
+        if (frame.seq <= session.received) tally.repeats++;
+        else if (session.received > 0 && frame.seq > session.received + 1) tally.gaps++;
+        session.received = Math.max(session.received, frame.seq);
+      } else if (frame.type === "ACK") {
+        session.ack = frame.lastSeq;
+      } else {
+        throw new SyntaxError(`Cannot accept ${frame.type} frame: only the server sends it`);
+      }
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      return reject(session, 1007, error.message);
+    }
+    if (session.state === "draining") sayFarewell(session);
+  }
+
+  function reject(session: Session, code: number, reason: string): void {
+    log.each("invalid-frame", `${session.id}: ${reason}`, { session: session.id, code }, "warn");
+    end(session, "over");
+    session.ws.close(code, closeReason(reason));
+  }
+
+  /** Nothing more is sent or counted on this session. */
+  function end(session: Session, state: "closing" | "over"): void {
+    session.state = state;
+    clearTimeout(session.production);
+  }
+
+  function onClose(session: Session, code: number): void {
+    if (session.state === "closing" && code === 1006) tally.unconfirmed++;
+    end(session, "over");
+    clearInterval(session.heartbeat);
+    sessions.delete(session);
+    log.each("session-closed", `${session.id} with ${code}: sent ${session.sent}, received ${session.received}`, {
+      session: session.id,
+      code,
+      sent: session.sent,
+      received: session.received,
+    });
+    if (sessions.size === 0) allGone();
+  }
+
+  function checkPulse(session: Session): void {
+    if (session.heard) {
+      session.heard = false;
+      if (session.ws.readyState === session.ws.OPEN) session.ws.ping(onSent);
+      return;
+    }
+    // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
+    setImmediate(() => {
+      if (session.heard) return;
+      log.each("session-silent", `${session.id} answers no ping: terminated`, { session: session.id }, "warn");
+      session.ws.terminate();
+    });
+  }
+
+  // ---- Messages
+
+  function send(session: Session, frame: Frame | string): void {
+    session.ws.send(typeof frame === "string" ? frame : encode(frame), onSent);
+  }
+
+  /** Without this callback, ws drops what comes after close() in silence. */
+  function onSent(error?: Error | null): void {
+    if (error) tally.unsent++;
+  }
+
+  function isFull(session: Session): boolean {
+    return session.ws.bufferedAmount > settings.maxBufferBytes;
+  }
+
+  /** The regular message; a peer that does not read skips its turn, and no number is used. */
+  function produce(session: Session): void {
+    if (isFull(session)) return;
+    if (session.plain) send(session, `Business data: ${clock()}`);
+    else sendData(session, ++session.sent);
+  }
+
+  function sendData(session: Session, seq: number): void {
+    send(session, { type: "DATA", seq, at: new Date().toISOString(), ack: session.received, ...payload });
+  }
+
+  // ---- The drain
+
+  function onSignal(signal: NodeJS.Signals): void {
+    if (fault === "ignore-sigterm" && signal === "SIGTERM") return;
+    if (fault === "exit-at-sigterm") process.exit(0);
+    if (phase !== "serving") {
+      log.line("forced", `second signal, ${count(sessions.size, "session")} open: exit 1 at once`, {}, "error");
+      process.exit(1); // whoever asks twice does not want to wait
+    }
+    void shutDown(signal);
+  }
+
+  async function shutDown(signal: NodeJS.Signals): Promise<void> {
+    // 1. From here on /readyz and new upgrades answer 503; the listener stays open, because until the endpoint's
+    //    removal has reached every node, clients are still sent here, and a refusal with words beats a closed port.
+    phase = "draining";
+    signalledAt = performance.now();
+    const total = sessions.size;
+    log.line("shutdown-signal", `${signal}: draining ${count(total, "session")}`, { signal, sessions: total });
+
+    if (fault === "stall") return fallSilent();
+
+    // 2. One timer bounds all that follows, and it is set before anything can take long.
+    const deadline = fault === "slow-drain" ? undefined : setTimeout(cutStragglers, settings.drainTimeoutMs);
+
+    // 3. Every session drains by itself; the last one to go ends the wait.
+    if (total > 0) {
+      const gone = new Promise<void>((resolve) => allGone = resolve);
+      for (const session of sessions) {
+        if (settings.spreadMs === 0) beginDrain(session);
+        else setTimeout(beginDrain, randomInt(settings.spreadMs), session).unref(); // its session may go first
+      }
+      await gone;
+    }
+    clearTimeout(deadline);
+
+    // 4. Nobody is left to be told anything: let go of both ports, and of connections that never said a word.
+    phase = "closed";
+    for (const probe of probes) probe.terminate();
+    for (const listener of [server, admin]) {
+      listener.close();
+      listener.closeAllConnections();
+    }
+    const seconds = ((performance.now() - signalledAt) / 1000).toFixed(2);
+    const notes = [
+      tally.unconfirmed > 0 && `${tally.unconfirmed} unconfirmed`,
+      tally.lastRefusedMs > 0 && `last new connection refused at +${duration(tally.lastRefusedMs)}`,
+      tally.unsent > 0 && `${count(tally.unsent, "message")} unsent`,
+      tally.gaps + tally.repeats > 0 && `client sequence: ${count(tally.gaps, "gap")}, ${count(tally.repeats, "repeat")}`,
+    ].filter(Boolean);
+    log.end();
+    log.line("drain-complete", [`drained ${count(total, "session")} in ${seconds} s`, ...notes].join(", "), {
+      sessions: total,
+      seconds: Number(seconds),
+      ...tally,
+    });
+  }
+
+  function cutStragglers(): void {
+    process.exitCode = 1;
+    for (const session of sessions) {
+      const state = `${session.state}, ${session.remaining} remaining, ACK ${session.ack ?? "missing"}`;
+      log.line("session-cut", `${session.id} not drained in time: ${state}`, { session: session.id }, "error");
+      end(session, "over");
+      session.ws.terminate();
+    }
+  }
+
+  function fallSilent(): void {
+    for (const session of sessions) {
+      end(session, "over");
+      clearInterval(session.heartbeat);
+      session.ws.pause();
+    }
+  }
+
+  function beginDrain(session: Session): void {
+    if (session.state !== "open") return;
+    session.state = "draining";
+    clearInterval(session.production);
+    const { least, most } = settings.remaining;
+    // The faults that spoil the order of messages need two of them.
+    const remaining = Math.max(randomInt(least, most + 1), fault.endsWith("-data") ? 2 : 0);
+    const intervalMs = fault === "slow-drain" ? 3_600_000 : settings.remainingIntervalMs;
+    session.remaining = remaining;
+    if (session.plain) {
+      send(session, "SHUTDOWN");
+    } else if (fault !== "skip-notice") {
+      send(session, {
+        type: "SHUTDOWN",
+        at: new Date().toISOString(),
+        reason: "server is shutting down",
+        remaining,
+        lastSeq: session.sent + remaining,
+        intervalMs,
+        budgetMs: Math.max(0, Math.round(signalledAt + settings.drainTimeoutMs - performance.now())),
+      });
+    }
+    // Due times are absolute, so that late timers do not add up.
+    let dueAt = performance.now();
+    const waitForNext = (): void => {
+      if (session.remaining === 0) return sayFarewell(session);
+      dueAt += intervalMs;
+      session.production = setTimeout(sendNext, Math.max(0, dueAt - performance.now()));
+    };
+    const sendNext = (): void => {
+      if (!isFull(session)) sendRemaining(session, remaining - --session.remaining);
+      waitForNext();
+    };
+    waitForNext();
+  }
+
+  function sendRemaining(session: Session, nth: number): void {
+    if (fault === "exit-mid-drain") setImmediate(() => process.exit(0)); // then each session has had its first
+    if (session.plain) return send(session, `Final data: ${clock()} - ${nth}`);
+    const seq = ++session.sent;
+    if (fault === "drop-data" && nth === 1) return;
+    if (fault === "reorder-data" && nth <= 2) return sendData(session, nth === 1 ? seq + 1 : seq - 1);
+    sendData(session, seq);
+    if (fault === "duplicate-data" && nth === 1) sendData(session, seq);
+  }
+
+  /** CLOSE and the close frame, once: when the last message is out and the client's last one is in. */
+  function sayFarewell(session: Session): void {
+    if (session.remaining > 0) return;
+    const awaitsAck = !session.plain && fault !== "skip-notice";
+    if (awaitsAck && (session.ack === undefined || session.received < session.ack)) return; // onMessage comes back here
+    end(session, "closing");
+    if (fault === "lose-upstream") session.received = Math.max(0, session.received - 1);
+    if (fault !== "skip-farewell") {
+      const { sent, received } = session;
+      send(session, session.plain ? "CLOSE" : { type: "CLOSE", at: new Date().toISOString(), sent, received });
+    }
+    if (fault === "terminate") return session.ws.terminate();
+    if (fault === "no-status") return session.ws.close();
+    session.ws.close(settings.closeCode, "server is shutting down");
+    if (fault === "reset") session.socket.resetAndDestroy();
+  }
+}
+
+/** HH:MM:SS, as the plain dialect has it. */
+function clock(): string {
+  return new Date().toTimeString().slice(0, 8);
+}
+
+/** For errors of sockets whose end is told elsewhere, by their close event. */
+function ignore(): void {}
+
+function range(text: string): { least: number; most: number } {
+  const [, least, most = least] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(text) ?? [];
+  if (least === undefined || Number(least) > Number(most)) {
+    throw new RangeError("must be a number, or a range such as 1-10, from 0 to 9999");
+  }
+  return { least: Number(least), most: Number(most) };
+}
+
+function closeCode(text: string): number {
+  const code = Number(text);
+  if (/^\d{4}$/.test(text) && isSendableCloseCode(code)) return code;
+  throw new RangeError("must be a close code that may be sent: 1000-1014 except 1004-1006, or 3000-4999");
+}
+
+if (import.meta.main) run(main);
