@@ -52,6 +52,7 @@ import {
   setting,
   settingList,
   SUBPROTOCOL,
+  timestamp,
   type Symptom,
   SYMPTOMS,
   useColour,
@@ -377,8 +378,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         refused = url;
         redial.failed[error.kind] = (redial.failed[error.kind] ?? 0) + 1;
         failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
-        const message = `slot ${slot.number} to ${url}: ${error.message}`;
-        log.each("dial-failed", message, { slot: slot.number, url, kind: error.kind }, "warn");
+        const { kind, message } = error;
+        const labels = { slot: slot.number, url, kind };
+        log.each("dial-failed", () => [`slot ${slot.number} to ${url}: ${message}`, labels, "warn"]);
       } finally {
         dialGate.leave();
       }
@@ -412,7 +414,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     handovers.push(handover);
     const kept = Math.max(KEPT_HANDOVERS, slots.length, settings.handovers);
     if (handovers.length >= 2 * kept) handovers.splice(0, kept);
-    log.each("handover", headline(handover), { ...handover }, verdict === "failed" ? "warn" : "info");
+    log.each("handover", () => [headline(handover), handover, verdict === "failed" ? "warn" : "info"]);
     const judged = tally.graceful + tally.failed;
     if (settings.handovers > 0 && judged >= settings.handovers && tally.inFlight === 0) stop(`--handovers ${settings.handovers}`);
   }
@@ -495,7 +497,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 
     function complain(code: number, message: string): void {
       ledger.complaint ??= message;
-      log.each("invalid-frame", `${ledger.server}: ${message}`, { server: ledger.server, code }, "warn");
+      log.each("invalid-frame", () => [`${ledger.server}: ${message}`, { server: ledger.server, code }, "warn"]);
       if (ledger.openedAt === undefined) opening.reject(new DialError("other", message));
       ws.close(code, closeReason(message));
     }
@@ -523,15 +525,18 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       }
       watch();
       const { server, session: id, instance, dialect } = ledger;
-      log.each("session-opened", `slot ${slot.number} on ${server}, ${dialect}`, { slot: slot.number, server, instance, id });
+      const labels = { slot: slot.number, server, session: id, instance };
+      log.each("session-opened", () => [`slot ${slot.number} on ${server}, ${dialect}`, labels]);
     }
 
     function onNotice(): void {
       beginEnding(session);
       noticed.resolve();
       const { server, notice } = ledger;
-      const rest = notice === undefined ? "" : `: ${count(notice.remaining, "message")} to come`;
-      log.each("shutdown-notice", `slot ${slot!.number} from ${server}${rest}`, { slot: slot!.number, server });
+      log.each("shutdown-notice", () => [
+        `slot ${slot!.number} from ${server}` + (notice ? `: ${count(notice.remaining, "message")} to come` : ""),
+        { slot: slot!.number, server },
+      ]);
       watch(); // another pace, another patience
       if (ledger.dialect === "plain") return;
       clearInterval(session.production);
@@ -556,7 +561,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         setImmediate(() => { // as above: what has arrived is read first
           if (ws.readyState !== ws.OPEN) return; // the closing handshake has its own time limit
           if (silentMs() < patienceMs) return watch();
-          log.each("session-silent", `slot ${slot!.number}: nothing from ${ledger.server} for ${duration(silentMs())}`, {}, "warn");
+          const silence = `nothing from ${ledger.server} for ${duration(silentMs())}`;
+          log.each("session-silent", () => [`slot ${slot!.number}: ${silence}`, { server: ledger.server }, "warn"]);
           ws.terminate();
         });
       }, Math.min(MAX_TIMER_MS, Math.max(1, patienceMs - silentMs())));
@@ -571,11 +577,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const now = performance.now();
       if (code !== 1006) observe(ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
       observe(ledger, { type: "END", how: broken ? "reset" : fin ? "fin" : "silence" }, now);
-      log.each(
-        "session-closed",
-        `slot ${slot!.number} on ${ledger.server} with ${code}, ${ledger.how}: received ${ledger.received}`,
-        { slot: slot!.number, server: ledger.server, code, how: ledger.how },
-      );
+      const { server, how, received } = ledger;
+      log.each("session-closed", () => [
+        `slot ${slot!.number} on ${server} with ${code}, ${how}: received ${received}`,
+        { slot: slot!.number, server, code, how },
+      ]);
       beginEnding(session);
       ended.resolve();
     }
@@ -623,7 +629,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     observe(ledger, { type: "SENT", seq, again }, performance.now());
     if (again) tally.resent++;
     tally.sent++;
-    send(session, { type: "DATA", seq, at: new Date().toISOString(), ack: ledger.highest, ...payload });
+    send(session, { type: "DATA", seq, at: timestamp(), ack: ledger.highest, ...payload });
   }
 
   // ---- Probes
@@ -643,7 +649,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const kind = error.kind === "refused" || error.kind === "503" || error.kind === "timeout" ? error.kind : "other";
       probes[kind]++;
       if (kind === "503") noteProbeOnEnding();
-      log.each("probe-failed", `${url}: ${error.message}`, { url, kind: error.kind }, "warn");
+      log.each("probe-failed", () => [`${url}: ${error.message}`, { url, kind: error.kind }, "warn"]);
     } finally {
       probing--;
     }

@@ -611,6 +611,15 @@ export const CAUSES = {
   NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh or CNI in between"],
 } as const;
 
+let lastMs = 0;
+let lastTimestamp = "";
+/** The wall clock as ISO 8601; made once a millisecond, for thousands of frames. */
+export function timestamp(): string {
+  const now = Date.now();
+  if (now !== lastMs) [lastMs, lastTimestamp] = [now, new Date(now).toISOString()];
+  return lastTimestamp;
+}
+
 /** The wait before redial `attempt` = 0, 1, …: random in 0 … min(cap, base × 2^attempt), which is full jitter. */
 export function backoffMs(
   attempt: number,
@@ -771,8 +780,8 @@ export type LogLine = (action: string, message: string, labels?: Record<string, 
 
 export interface Log {
   line: LogLine;
-  /** As `line`, for what can come by the thousand: above a limit it is counted, and the counts are a line a second. */
-  each: LogLine;
+  /** For what can come by the thousand: above a limit it is counted unspoken, and the counts are a line a second. */
+  each: (action: string, say: () => [message: string, labels?: Record<string, unknown>, level?: Level]) => void;
   /** Writes what has been counted and stops the clock. */
   end: () => void;
 }
@@ -799,10 +808,10 @@ export function createLog(
       : `${live ? CLEAR_LINE : ""}${pretty(action, message, level)}`;
     process.stderr.write(`${text}\n`);
   };
-  const each: LogLine = (action, message, labels, level) => {
+  const each: Log["each"] = (action, say) => {
     if (sessions() > CROWD || printed >= CROWD) return void (counted[action] = (counted[action] ?? 0) + 1);
     printed++;
-    line(action, message, labels, level);
+    line(action, ...say());
   };
   const summarize = () => {
     printed = 0;

@@ -47,7 +47,8 @@ async function main() {
     const flags = ["--port", "0", "--admin-port", "0", "--name", `server-${number}`, "--fault", fault];
     servers.push(start("server", `server-${number}`, [...flags, ...handedThrough.server], own.command));
   }
-  const urls = await Promise.all(servers.map(async (server) => (await server.says("listening")).match(/ws:\/\/[^\s",]+/)[0]));
+  const ports = await Promise.all(servers.map(async (server) => (await server.says("listening")).match(/ws:\/\/\S+?:(\d+)/)[1]));
+  const urls = ports.map((port) => `ws://127.0.0.1:${port}/ws`); // thousands of dials need not ask who localhost is
   const victim = servers[0];
   const idleServerBytes = residentBytes(victim);
 

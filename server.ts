@@ -38,6 +38,7 @@ import {
   run,
   setting,
   SUBPROTOCOL,
+  timestamp,
   UserError,
   type Values,
 } from "./protocol.ts";
@@ -225,7 +226,7 @@ async function serve(settings: Settings): Promise<void> {
 
   function refuse(socket: Duplex, status: number, reason: string, ...headers: string[]): void {
     tally.refused++;
-    log.each("upgrade-refused", `${status}: ${reason}`, { status, reason });
+    log.each("upgrade-refused", () => [`${status}: ${reason}`, { status, reason }]);
     const body = `${reason}\n`;
     const head = [
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
@@ -267,13 +268,11 @@ async function serve(settings: Settings): Promise<void> {
     tally.opened++;
     ws.on("message", (data, isBinary) => onMessage(session, data, isBinary));
     ws.on("pong", () => session.heard = true);
-    ws.on("error", (error) => log.each("invalid-frame", `${session.id}: ${error.message}`, { session: session.id }, "warn"));
+    ws.on("error", (error) => noteInvalid(session, error.message));
     ws.on("close", (code) => onClose(session, code));
     const { remoteAddress } = request.socket;
-    log.each("session-opened", `${session.id} from ${remoteAddress}, ${session.plain ? "plain" : SUBPROTOCOL}`, {
-      session: session.id,
-      dialect: session.plain ? "plain" : "v1",
-    });
+    const dialect = session.plain ? "plain" : "v1";
+    log.each("session-opened", () => [`${session.id} from ${remoteAddress}, ${dialect}`, { session: session.id, dialect }]);
     session.heartbeat = setInterval(checkPulse, settings.silenceTimeoutMs / 2, session);
     if (!session.plain) send(session, hello(session.id));
     produce(session);
@@ -309,9 +308,13 @@ async function serve(settings: Settings): Promise<void> {
   }
 
   function reject(session: Session, code: number, reason: string): void {
-    log.each("invalid-frame", `${session.id}: ${reason}`, { session: session.id, code }, "warn");
+    noteInvalid(session, reason);
     end(session, "over");
     session.ws.close(code, closeReason(reason));
+  }
+
+  function noteInvalid({ id }: Session, reason: string): void {
+    log.each("invalid-frame", () => [`${id}: ${reason}`, { session: id }, "warn"]);
   }
 
   /** Nothing more is sent or counted on this session. */
@@ -325,12 +328,11 @@ async function serve(settings: Settings): Promise<void> {
     end(session, "over");
     clearInterval(session.heartbeat);
     sessions.delete(session);
-    log.each("session-closed", `${session.id} with ${code}: sent ${session.sent}, received ${session.received}`, {
-      session: session.id,
-      code,
-      sent: session.sent,
-      received: session.received,
-    });
+    const { id, sent, received } = session;
+    log.each("session-closed", () => [
+      `${id} with ${code}: sent ${sent}, received ${received}`,
+      { session: id, code, sent, received },
+    ]);
     if (sessions.size === 0) allGone();
   }
 
@@ -343,7 +345,7 @@ async function serve(settings: Settings): Promise<void> {
     // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
     setImmediate(() => {
       if (session.heard) return;
-      log.each("session-silent", `${session.id} answers no ping: terminated`, { session: session.id }, "warn");
+      log.each("session-silent", () => [`${session.id} answers no ping: terminated`, { session: session.id }, "warn"]);
       session.ws.terminate();
     });
   }
@@ -351,7 +353,7 @@ async function serve(settings: Settings): Promise<void> {
   // ---- Messages
 
   function send(session: Session, frame: Frame | string): void {
-    session.ws.send(typeof frame === "string" ? frame : encode(frame), onSent);
+    session.ws.send(Buffer.from(typeof frame === "string" ? frame : encode(frame)), { binary: false }, onSent);
   }
 
   /** Without this callback, ws drops what comes after close() in silence. */
@@ -365,13 +367,13 @@ async function serve(settings: Settings): Promise<void> {
 
   /** The regular message; a peer that does not read skips its turn, and no number is used. */
   function produce(session: Session): void {
-    if (isFull(session)) return;
+    if (isFull(session) || session.ws.readyState !== session.ws.OPEN) return;
     if (session.plain) send(session, `Business data: ${clock()}`);
     else sendData(session, ++session.sent);
   }
 
   function sendData(session: Session, seq: number): void {
-    send(session, { type: "DATA", seq, at: new Date().toISOString(), ack: session.received, ...payload });
+    send(session, { type: "DATA", seq, at: timestamp(), ack: session.received, ...payload });
   }
 
   // ---- The drain
@@ -403,8 +405,9 @@ async function serve(settings: Settings): Promise<void> {
     if (total > 0) {
       const gone = new Promise<void>((resolve) => allGone = resolve);
       for (const session of sessions) {
-        if (settings.spreadMs === 0) beginDrain(session);
-        else setTimeout(beginDrain, randomInt(settings.spreadMs), session).unref(); // its session may go first
+        const delayMs = settings.spreadMs === 0 ? 0 : randomInt(settings.spreadMs);
+        if (delayMs === 0) beginDrain(session, signalledAt);
+        else setTimeout(beginDrain, delayMs, session, signalledAt + delayMs).unref(); // its session may go first
       }
       await gone;
     }
@@ -450,7 +453,7 @@ async function serve(settings: Settings): Promise<void> {
     }
   }
 
-  function beginDrain(session: Session): void {
+  function beginDrain(session: Session, startAt: number): void {
     if (session.state !== "open") return;
     session.state = "draining";
     clearInterval(session.production);
@@ -464,7 +467,7 @@ async function serve(settings: Settings): Promise<void> {
     } else if (fault !== "skip-notice") {
       send(session, {
         type: "SHUTDOWN",
-        at: new Date().toISOString(),
+        at: timestamp(),
         reason: "server is shutting down",
         remaining,
         lastSeq: session.sent + remaining,
@@ -472,16 +475,19 @@ async function serve(settings: Settings): Promise<void> {
         budgetMs: Math.max(0, Math.round(signalledAt + settings.drainTimeoutMs - performance.now())),
       });
     }
-    // Due times are absolute, so that late timers do not add up.
-    let dueAt = performance.now();
+    // Due times count from the planned start: neither late timers nor the time to tell thousands of peers adds up.
+    let dueAt = startAt;
     const waitForNext = (): void => {
       if (session.remaining === 0) return sayFarewell(session);
       dueAt += intervalMs;
       session.production = setTimeout(sendNext, Math.max(0, dueAt - performance.now()));
     };
     const sendNext = (): void => {
+      // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
+      session.socket.cork();
       if (!isFull(session)) sendRemaining(session, remaining - --session.remaining);
       waitForNext();
+      session.socket.uncork();
     };
     waitForNext();
   }
@@ -505,11 +511,12 @@ async function serve(settings: Settings): Promise<void> {
     if (fault === "lose-upstream") session.received = Math.max(0, session.received - 1);
     if (fault !== "skip-farewell") {
       const { sent, received } = session;
-      send(session, session.plain ? "CLOSE" : { type: "CLOSE", at: new Date().toISOString(), sent, received });
+      send(session, session.plain ? "CLOSE" : { type: "CLOSE", at: timestamp(), sent, received });
     }
     if (fault === "terminate") return session.ws.terminate();
     if (fault === "no-status") return session.ws.close();
     session.ws.close(settings.closeCode, "server is shutting down");
+    session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
     if (fault === "reset") session.socket.resetAndDestroy();
   }
 }
@@ -517,6 +524,10 @@ async function serve(settings: Settings): Promise<void> {
 /** HH:MM:SS, as the plain dialect has it. */
 function clock(): string {
   return new Date().toTimeString().slice(0, 8);
+}
+
+function destroy(this: Socket): void {
+  this.destroy();
 }
 
 /** For errors of sockets whose end is told elsewhere, by their close event. */
