@@ -34,17 +34,20 @@ import {
   Ledger,
   LOG_FORMAT,
   MAX_MESSAGE_BYTES,
+  MAX_PAYLOAD_BYTES,
   MAX_TIMER_MS,
   milliseconds,
   observe,
   oneOf,
   openAdmin,
   percentile,
+  PORT,
   printable,
   PROBE_HEADER,
   type Range,
   readSettings,
   type Redial,
+  REMEDIES,
   type Rule,
   RULES,
   run,
@@ -52,9 +55,8 @@ import {
   setting,
   settingList,
   SUBPROTOCOL,
-  timestamp,
   type Symptom,
-  SYMPTOMS,
+  timestamp,
   useColour,
   UserError,
   type Values,
@@ -63,78 +65,24 @@ import {
 
 /** Every setting of the client; README's table and --help say the same. */
 export const SETTINGS = {
-  url: settingList("url", "SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
-  adminPort: setting(
-    "admin-port",
-    "ADMIN_PORT",
-    "9091",
-    integer(0, 65535),
-    "port for /healthz, /readyz and /report; 0 = any free port",
-  ),
-  sessions: setting("sessions", "SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
-  intervalMs: setting("interval", "INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
-  dialect: setting(
-    "dialect",
-    "DIALECT",
-    "auto",
-    oneOf("auto", "v1", "plain"),
-    "auto: offer our subprotocol, accept plain text; v1; plain",
-  ),
-  connectTimeoutMs: setting(
-    "connect-timeout",
-    "CONNECT_TIMEOUT_MS",
-    "5000",
-    milliseconds(1),
-    "ms from dial to HELLO (plain: to the upgrade)",
-  ),
-  silenceTimeoutMs: setting(
-    "silence-timeout",
-    "SILENCE_TIMEOUT_MS",
-    "10000",
-    milliseconds(1),
-    "ms without DATA until a session is dead; at least three intervals",
-  ),
-  reconnect: setting(
-    "reconnect",
-    "RECONNECT",
-    "after-close",
-    oneOf("after-close", "early"),
-    "when to dial the next server: after-close, or early: at SHUTDOWN",
-  ),
-  backoffBaseMs: setting("backoff-base", "BACKOFF_BASE_MS", "100", milliseconds(0), "redial n waits at random up to this × 2ⁿ"),
-  backoffCapMs: setting("backoff-cap", "BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
-  maxReconnectMs: setting(
-    "max-reconnect",
-    "MAX_RECONNECT_MS",
-    "5000",
-    milliseconds(0),
-    "ms of forced delay that a reconnect may take",
-  ),
-  expect: settingList(
-    "expect",
-    "EXPECT",
-    "",
-    oneOf(...RULES),
-    `rules that count, by commas; default: ${RULES.join(",")}; in the plain dialect clean,moved`,
-  ),
-  expectCode: settingList("expect-code", "EXPECT_CODE", "1001", closeCode, "close codes that are clean; 1005 = none"),
-  handovers: setting(
-    "handovers",
-    "HANDOVERS",
-    "0",
-    integer(0, 1_000_000_000),
-    "stop when so many have been judged; 0 = run until stopped",
-  ),
-  timeoutMs: setting("timeout", "TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
-  probeIntervalMs: setting(
-    "probe-interval",
-    "PROBE_INTERVAL_MS",
-    "0",
-    milliseconds(0),
-    "open and close a fresh connection every so many ms; 0 = never",
-  ),
-  payloadBytes: setting("payload", "PAYLOAD_BYTES", "0", integer(0, 60_000), "bytes of padding in each DATA"),
-  report: settingList("report", "REPORT", "", reportFile, "write the result to this file (.json); repeatable"),
+  url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
+  adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /report; 0 = any free port"),
+  sessions: setting("SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
+  intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
+  dialect: setting("DIALECT", "auto", oneOf("auto", "v1", "plain"), "auto (v1, else plain), v1, or plain"),
+  connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1), "ms from dial to HELLO"),
+  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1), "ms without DATA: dead"),
+  reconnect: setting("RECONNECT", "after-close", oneOf("after-close", "early"), "after-close; early: at SHUTDOWN"),
+  backoffBaseMs: setting("BACKOFF_BASE_MS", "100", milliseconds(0), "redial n waits at random up to this × 2ⁿ"),
+  backoffCapMs: setting("BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
+  maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0), "ms that a reconnect may be delayed"),
+  expect: settingList("EXPECT", "", oneOf(...RULES), "rules that count, by commas; default: all; plain: clean,moved"),
+  expectCode: settingList("EXPECT_CODE", "1001", integer(1000, 4999), "clean close codes; 1005: a frame without one"),
+  handovers: setting("HANDOVERS", "0", integer(0, 1_000_000_000), "stop when so many were judged; 0 = never"),
+  timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
+  probeIntervalMs: setting("PROBE_INTERVAL_MS", "0", milliseconds(0), "ms between fresh connections; 0 = none"),
+  payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
+  report: settingList("REPORT", "", reportFile, "write the result to this file (.json); repeatable"),
   logFormat: LOG_FORMAT,
 };
 
@@ -209,7 +157,8 @@ async function main(): Promise<void> {
   const settings = readSettings(
     {
       command: "node dist/client.js",
-      summary: "Holds WebSocket sessions, verifies every message, and judges how each one moves when its server ends.\n" +
+      summary:
+        "Holds WebSocket sessions, verifies every message, and judges how each one moves when its server ends.\n" +
         "Exit 0: every handover was graceful; 1: one was not, or too few happened; 2: it could not run.",
       switches: { json: "print the result as one JSON object on stdout" },
     },
@@ -291,7 +240,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   });
   log.line(
     "started",
-    `${count(slots.length, "session")} to ${settings.url.join(", ")}, admin port ${(admin.address() as { port: number }).port}`,
+    `${count(slots.length, "session")} to ${settings.url.join(", ")}, admin port ${
+      (admin.address() as { port: number }).port
+    }`,
     { sessions: slots.length },
   );
   if (settings.timeoutMs > 0) setTimeout(stop, settings.timeoutMs, "--timeout").unref();
@@ -310,7 +261,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   admin.close();
   admin.closeAllConnections();
   if (tally.opened > 0) return { result };
-  const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") || "no dial finished";
+  const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") ||
+    "no dial finished";
   return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
 
   function stop(reason: string): void {
@@ -416,7 +368,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     if (handovers.length >= 2 * kept) handovers.splice(0, kept);
     log.each("handover", () => [headline(handover), handover, verdict === "failed" ? "warn" : "info"]);
     const judged = tally.graceful + tally.failed;
-    if (settings.handovers > 0 && judged >= settings.handovers && tally.inFlight === 0) stop(`--handovers ${settings.handovers}`);
+    if (settings.handovers > 0 && judged >= settings.handovers && tally.inFlight === 0) {
+      stop(`--handovers ${settings.handovers}`);
+    }
   }
 
   // ---- A session's life
@@ -598,7 +552,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   function checkSteady(slot: Slot, ledger: Ledger): void {
     if (slot.steady || !isSteady(ledger)) return;
     slot.steady = true;
-    if (++tally.steady === slots.length) log.line("steady", `${count(slots.length, "session")} confirmed in both directions`);
+    if (++tally.steady === slots.length) {
+      log.line("steady", `${count(slots.length, "session")} confirmed in both directions`);
+    }
   }
 
   // ---- Messages to the server
@@ -700,7 +656,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       // With several URLs nobody routes new connections but we ourselves.
       findings: lastOnEndingMs === null || settings.url.length > 1 ? [] : [{
         name: "ENDPOINT_RACE",
-        text: `a new connection still reached the ending server at +${duration(lastOnEndingMs)}: preStop.sleep longer than that`,
+        text: `a new connection still reached the ending server at +${
+          duration(lastOnEndingMs)
+        }: preStop.sleep longer than that`,
       }],
       settings: { ...settings, switches: undefined },
       handovers,
@@ -725,7 +683,8 @@ export function render(result: Result): string {
     [
       "Messages",
       `${grouped(messages.received)} received, ${grouped(messages.sent)} sent, ${messages.lost} lost` +
-      more(messages.duplicated, "duplicated") + more(messages.reordered, "reordered") + more(messages.resent, "sent again"),
+      more(messages.duplicated, "duplicated") + more(messages.reordered, "reordered") +
+      more(messages.resent, "sent again"),
     ],
     ["Reconnect", percentiles(reconnect)],
     ["Silence", percentiles(silence)],
@@ -737,7 +696,9 @@ export function render(result: Result): string {
     "",
     ...facts.flatMap(([name, text]) => text === false ? [] : [`${kleur.bold(name.padEnd(12))} ${text}`]),
     ...shown.flatMap(renderHandover),
-    ...failed.length > shown.length ? ["", `${count(failed.length - shown.length, "more failed handover")} like these`] : [],
+    ...failed.length > shown.length
+      ? ["", `${count(failed.length - shown.length, "more failed handover")} like these`]
+      : [],
     ...Object.keys(result.symptoms).flatMap((name) => renderSymptom(name as Symptom)),
     ...result.findings.map(({ name, text }) => `\n${kleur.yellow(name)}  ${text}`),
     "",
@@ -748,7 +709,10 @@ export function render(result: Result): string {
 
 function renderHandover(handover: Handover): string[] {
   const { rules, noticeMs, remaining, lost, duplicated, reordered, code, reason, how, complaint } = handover;
-  const order = [lost.length > 0 && `lost ${ranges(lost)}`, duplicated.length > 0 && `duplicated ${ranges(duplicated)}`];
+  const order = [
+    lost.length > 0 && `lost ${ranges(lost)}`,
+    duplicated.length > 0 && `duplicated ${ranges(duplicated)}`,
+  ];
   const disorder = [...order, reordered.length > 0 && `late ${ranges(reordered)}`].filter(Boolean).join(", ");
   const dials = Object.entries(handover.failedDials).map(([kind, number]) => `, ${kind} ×${number}`).join("");
   const said: Record<Rule, string> = {
@@ -757,28 +721,37 @@ function renderHandover(handover: Handover): string[] {
     complete: `${count(handover.received, "message")}, ${disorder || "none lost, duplicated or late"}`,
     farewell: handover.drainMs === null && rules.farewell === "fail" ? "no CLOSE" : `${handover.sent} sent` +
       more(handover.resent, "of them again") + more(handover.upstreamLost, "lost"),
-    clean: `${code === null ? "no close frame" : `close frame ${code}`}${reason && ` "${reason}"`}, ${HOW[how ?? "silence"]}` +
+    clean:
+      `${code === null ? "no close frame" : `close frame ${code}`}${reason && ` "${reason}"`}, ${
+        HOW[how ?? "silence"]
+      }` +
       (complaint === null ? "" : `; we gave it up: ${complaint}`),
     moved: handover.to === null
       ? `nowhere after ${duration(handover.reconnectMs)}${dials}`
-      : `${duration(handover.reconnectMs)} = ${duration(handover.chosenMs)} chosen + ${duration(handover.forcedMs)} forced` +
+      : `${duration(handover.reconnectMs)} = ${duration(handover.chosenMs)} chosen + ${
+        duration(handover.forcedMs)
+      } forced` +
         dials + (handover.silenceMs === null ? "" : `; silence ${duration(handover.silenceMs)}`),
   };
   const marks = { pass: kleur.green("pass"), fail: kleur.red("FAIL"), "n/a": kleur.dim("n/a ") };
-  return ["", printable(headline(handover)), ...RULES.map((rule) => `  ${rule.padEnd(9)} ${marks[rules[rule]]}  ${printable(said[rule])}`)];
+  return [
+    "",
+    printable(headline(handover)),
+    ...RULES.map((rule) => `  ${rule.padEnd(9)} ${marks[rules[rule]]}  ${printable(said[rule])}`),
+  ];
 }
 
-const HOW = { fin: "then FIN", reset: "then a reset", silence: "then no FIN" };
+const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN" };
 
 function headline({ slot, from, to, verdict, symptom }: Handover): string {
   return `slot ${slot}: ${from} → ${to ?? "nowhere"}  ${symptom ?? verdict}`;
 }
 
 function renderSymptom(name: Symptom): string[] {
-  const { meaning, remedy } = SYMPTOMS.find((entry) => entry.name === name)!;
+  const [meaning, remedy] = REMEDIES[name];
   const lines = typeof remedy === "string" ? [`  Fix: ${remedy}`] : [
-    "  Candidate causes:",
-    ...remedy.map((cause) => `    ${cause.padEnd(17)} ${CAUSES[cause].join(": ")}`),
+    "  Candidate causes, and what to do:",
+    ...remedy.map((cause) => `    ${cause.padEnd(18)} ${CAUSES[cause].join(" → ")}`),
   ];
   return ["", `${kleur.yellow(name)}  ${meaning}`, ...lines];
 }
@@ -842,10 +815,6 @@ function ignore(): void {}
 function serverUrl(text: string): string {
   if (URL.canParse(text) && /^wss?:\/\/[^#]+$/i.test(text)) return text;
   throw new RangeError("must be a ws:// or wss:// URL without a fragment");
-}
-
-function closeCode(text: string): number {
-  return integer(1000, 4999)(text);
 }
 
 function reportFile(text: string): string {

@@ -35,6 +35,9 @@ export const SUBPROTOCOL = "graceful-shutdown.v1";
 /** Largest message that either side accepts, in bytes; above it the close code is 1009. */
 export const MAX_MESSAGE_BYTES = 64 * 1024;
 
+/** Largest padding of a DATA frame, in bytes: the rest of the frame must fit as well. */
+export const MAX_PAYLOAD_BYTES = 60_000;
+
 /** Request header that marks a connection as a probe: it gets HELLO and nothing else. */
 export const PROBE_HEADER = "graceful-shutdown-probe";
 
@@ -358,13 +361,11 @@ export function judge(
   const rules = applyRules(facts, policy, unfinished);
   const expected = policy.expect ?? (ended.dialect === "plain" ? PLAIN_RULES : RULES);
   const failed = expected.filter((rule) => rules[rule] === "fail");
-  const symptom = SYMPTOMS.find((entry) =>
-    entry.rules.some((rule) => failed.includes(rule)) && entry.when(facts, failed)
-  );
+  const named = SYMPTOMS.find(([, rules, when]) => rules.some((rule) => failed.includes(rule)) && when(facts, failed));
   return {
     slot,
     verdict: unfinished ? "unfinished" : failed.length > 0 ? "failed" : "graceful",
-    symptom: symptom?.name ?? null,
+    symptom: named?.[0] ?? null,
     from: ended.server,
     to: next?.server ?? null,
     /** End of the session, since the client's start. */
@@ -452,36 +453,50 @@ function countsAgree(ledger: Ledger): boolean {
 }
 
 /** What a failed handover looked like. */
-export type Symptom = (typeof SYMPTOMS)[number]["name"];
+export type Symptom = (typeof SYMPTOMS)[number][0];
 
-/** One symptom: the rules by whose failure it can be named, when it is, what it means, and how to mend it or what to suspect. */
-function symptom<Name extends string>(
-  name: Name,
-  rules: readonly Rule[],
-  when: (facts: Facts, failed: readonly Rule[]) => boolean,
-  meaning: string,
-  remedy: string | readonly Cause[],
-) {
-  return { name, rules, when, meaning, remedy };
-}
+type Predicate = (facts: Facts, failed: readonly Rule[]) => boolean;
+const symptom = <S extends string>(name: S, rules: readonly Rule[], when: Predicate) => [name, rules, when] as const;
 
-const ENDING: readonly Rule[] = ["notice", "farewell", "clean"];
-
-/** Every symptom, in the order in which they are tried: the first match names the failure. */
-export const SYMPTOMS = [
-  symptom(
-    "STALLED",
-    ENDING,
-    ({ ended, abrupt, silentMs }) =>
-      (ended.how === "silence" && ended.closeCode === undefined && ended.complaint === undefined) ||
-      (abrupt && silentMs > ended.dueMs + 1000),
-    "the connection stayed open, but the server had fallen silent",
-    ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"],
-  ),
+/** Every symptom, the rules by whose failure it can be named, and when it is; the first that matches names the failure. */
+const SYMPTOMS = [
+  symptom("STALLED", ["notice", "farewell", "clean"], isStalled),
   symptom(
     "CUT_WITHOUT_NOTICE",
-    ENDING,
-    ({ ended, abrupt }) => abrupt && ended.noticeAt === undefined,
+    ["notice", "farewell", "clean"],
+    ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined,
+  ),
+  symptom("NO_NOTICE", ["notice"], () => true),
+  symptom("CUT_DURING_DRAIN", ["farewell", "clean"], ({ abrupt }) => abrupt),
+  symptom("DATA_LOST", ["complete"], ({ lost }) => lost.length > 0),
+  symptom("DATA_DUPLICATED", ["complete"], ({ ended }) => ended.duplicated.length > 0),
+  symptom("DATA_REORDERED", ["complete"], () => true),
+  symptom("UPSTREAM_LOST", ["farewell"], ({ upstreamLost }) => upstreamLost > 0),
+  // Without a close frame it is NO_CLOSE_FRAME, unless nobody asked for one.
+  symptom(
+    "NO_FAREWELL",
+    ["farewell"],
+    ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean"),
+  ),
+  symptom("NO_CLOSE_FRAME", ["clean"], ({ ended }) => ended.closeCode === undefined),
+  symptom("RESET_AFTER_CLOSE", ["clean"], ({ ended }) => ended.how !== "fin"),
+  symptom("WRONG_CLOSE_CODE", ["clean"], () => true),
+  symptom("SAME_SERVER", ["moved"], ({ sameServer }) => sameServer),
+  symptom("SLOW_RECONNECT", ["moved"], () => true),
+] as const;
+
+function isStalled({ ended, abrupt, silentMs }: Facts): boolean {
+  const givenUp = ended.how === "silence" && ended.closeCode === undefined && ended.complaint === undefined;
+  return givenUp || (abrupt && silentMs > ended.dueMs + 1000);
+}
+
+/** What each symptom means; and how to mend it, or what to suspect where the client alone cannot tell. */
+export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string | readonly Cause[]]> = {
+  STALLED: [
+    "the connection stayed open, but the server had fallen silent",
+    ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"],
+  ],
+  CUT_WITHOUT_NOTICE: [
     "the connection ended with no SHUTDOWN, no CLOSE and no close frame",
     [
       "EXITED_AT_SIGTERM",
@@ -492,93 +507,35 @@ export const SYMPTOMS = [
       "INTERMEDIARY_CUT",
       "NO_POD_EVENT",
     ],
-  ),
-  symptom(
-    "NO_NOTICE",
-    ["notice"],
-    () => true,
-    "the connection was closed in order, but nobody was told beforehand",
-    "on SIGTERM send SHUTDOWN first, then what remains, then the close frame",
-  ),
-  symptom(
-    "CUT_DURING_DRAIN",
-    ["farewell", "clean"],
-    ({ abrupt }) => abrupt,
+  ],
+  NO_NOTICE: ["closed in order, but nobody was told beforehand", "on SIGTERM send SHUTDOWN first, then what remains"],
+  CUT_DURING_DRAIN: [
     "SHUTDOWN came, then the connection ended with neither CLOSE nor a close frame",
     ["SIGKILL_AT_GRACE", "EXIT_BEFORE_FLUSH", "PRESTOP_FAILED", "FORCE_DELETED", "INTERMEDIARY_CUT"],
-  ),
-  symptom(
-    "DATA_LOST",
-    ["complete"],
-    ({ lost }) => lost.length > 0,
-    "a message that the server counted never came",
-    "send what remains before CLOSE, and give send() a callback: after close() it drops messages without a word",
-  ),
-  symptom(
-    "DATA_DUPLICATED",
-    ["complete"],
-    ({ ended }) => ended.duplicated.length > 0,
-    "a message came twice",
-    "let one place produce messages: stop the regular timer before the drain begins",
-  ),
-  symptom(
-    "DATA_REORDERED",
-    ["complete"],
-    () => true,
-    "a message came after a later one",
-    "number messages where they are sent, and send one after the other",
-  ),
-  symptom(
-    "UPSTREAM_LOST",
-    ["farewell"],
-    (facts) => facts.upstreamLost > 0,
-    "the server counted fewer of the client's messages than were sent, or than it had confirmed",
-    "read on until the client's last message is in, and only then send CLOSE",
-  ),
-  symptom(
-    "NO_FAREWELL",
-    ["farewell"],
-    // With no close frame it is NO_CLOSE_FRAME, unless nobody asked for one.
-    ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean"),
-    "CLOSE is missing, or its counts are wrong",
-    "send CLOSE with the final counts after the last message, before the close frame",
-  ),
-  symptom(
-    "NO_CLOSE_FRAME",
-    ["clean"],
-    ({ ended }) => ended.closeCode === undefined,
-    "CLOSE came, but the connection ended without a close frame",
-    "close(1001) and wait for the peer's answer: terminate() and destroy() skip the closing handshake",
-  ),
-  symptom(
-    "RESET_AFTER_CLOSE",
-    ["clean"],
-    ({ ended }) => ended.how !== "fin",
-    "the close frame came, then a socket error, or no FIN within 3 s",
-    "wait for the socket's close event before the process exits",
-  ),
-  symptom(
-    "WRONG_CLOSE_CODE",
-    ["clean"],
-    () => true,
-    "the close frame carried another code than expected, or none (1005)",
-    "close(1001), or name the code you want with --expect-code",
-  ),
-  symptom(
-    "SAME_SERVER",
-    ["moved"],
-    ({ sameServer }) => sameServer,
-    "the next session landed on the server that was ending",
-    ["ENDPOINT_RACE"],
-  ),
-  symptom(
-    "SLOW_RECONNECT",
-    ["moved"],
-    () => true,
-    "no next session within --max-reconnect",
-    ["NO_READY_PEER", "ENDPOINT_RACE"],
-  ),
-] as const;
+  ],
+  DATA_LOST: [
+    "a message that was announced or counted never came",
+    "give send() a callback: after close() it drops in silence",
+  ],
+  DATA_DUPLICATED: ["a message came twice", "let one place produce: stop the regular timer before the drain begins"],
+  DATA_REORDERED: ["a message came after a later one", "number messages where they are sent, one after the other"],
+  UPSTREAM_LOST: [
+    "the server counted fewer of our messages than it got",
+    "read on until the last one is in, then send CLOSE",
+  ],
+  NO_FAREWELL: ["CLOSE is missing, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
+  NO_CLOSE_FRAME: [
+    "CLOSE came, but no close frame",
+    "close(1001) and wait: terminate() and destroy() skip the handshake",
+  ],
+  RESET_AFTER_CLOSE: [
+    "a close frame, then a socket error, or no FIN in 3 s",
+    "wait for the sockets to close before exiting",
+  ],
+  WRONG_CLOSE_CODE: ["a close frame with another code, or none (1005)", "close(1001), or say --expect-code"],
+  SAME_SERVER: ["the next session landed on the server that was ending", ["ENDPOINT_RACE"]],
+  SLOW_RECONNECT: ["no next session within --max-reconnect", ["NO_READY_PEER", "ENDPOINT_RACE"]],
+};
 
 /** What can stand behind a symptom that the client alone cannot explain. */
 export type Cause = keyof typeof CAUSES;
@@ -586,7 +543,7 @@ export type Cause = keyof typeof CAUSES;
 /** Every cause: what happened, and how to mend it. */
 export const CAUSES = {
   OOM_KILLED: ["the container ran out of memory", "raise the memory limit, or hold less"],
-  CRASHED: ["the process died by itself", "not a shutdown at all: fix the crash"],
+  CRASHED: ["the process died by itself", "not a shutdown: fix the crash"],
   FORCE_DELETED: [
     "the pod was deleted with a grace of 0",
     "do not force: kubelet leaves about 2 s, nothing longer survives",
@@ -602,7 +559,7 @@ export const CAUSES = {
   ],
   EXITED_AT_SIGTERM: ["the process exited without a drain", "install a SIGTERM handler that drains"],
   EXIT_BEFORE_FLUSH: ["the process exited amid the drain", "wait for every socket's close event before exiting"],
-  NO_READY_PEER: ["there was nowhere to go", "replicas >= 2, maxUnavailable: 0, a PodDisruptionBudget"],
+  NO_READY_PEER: ["there was nowhere to go", "replicas ≥ 2, maxUnavailable: 0, a PodDisruptionBudget"],
   ENDPOINT_RACE: [
     "dials still reached the ending server",
     "a preStop.sleep longer than the last such dial, plus a margin",
@@ -610,6 +567,8 @@ export const CAUSES = {
   INTERMEDIARY_CUT: ["something in between cut it", "a proxy's drain or idle timeout must be longer than the pod's"],
   NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh or CNI in between"],
 } as const;
+
+// ---- Numbers as people read them -----------------------------------------------------------------
 
 let lastMs = 0;
 let lastTimestamp = "";
@@ -659,21 +618,16 @@ export function duration(ms: number): string {
 /** A mistake of the user: one line on stderr, exit 2. */
 export class UserError extends Error {}
 
-/** One row of a settings table; `parse` throws `RangeError` with the rule that a value broke. */
-export function setting<T>(flag: string, env: string, fallback: string, parse: (text: string) => T, meaning: string) {
+/** One row of a settings table, its flag derived: DRAIN_TIMEOUT_MS is --drain-timeout. `parse` throws `RangeError` with the rule. */
+export function setting<T>(env: string, fallback: string, parse: (text: string) => T, meaning: string) {
+  const flag = env.replace(/^SERVER_|_(MS|BYTES)$/g, "").toLowerCase().replaceAll("_", "-");
   return { flag, env, fallback, parse, meaning, many: false };
 }
 
 /** A row whose flag may be repeated; in the environment its values are separated by commas. */
-export function settingList<T>(
-  flag: string,
-  env: string,
-  fallback: string,
-  parse: (text: string) => T,
-  meaning: string,
-) {
+export function settingList<T>(env: string, fallback: string, parse: (text: string) => T, meaning: string) {
   const list = (text: string): T[] => text === "" ? [] : text.split(",").map((part) => parse(part.trim()));
-  return { ...setting(flag, env, fallback, list, meaning), many: true };
+  return { ...setting(env, fallback, list, meaning), many: true };
 }
 
 type Table = Record<string, ReturnType<typeof setting<unknown>>>;
@@ -690,6 +644,9 @@ export const integer = (least: number, most: number) => (text: string): number =
   throw new RangeError(`must be an integer from ${least} to ${most}`);
 };
 
+/** Parses a port number. */
+export const PORT = integer(0, 65535);
+
 /** Parses a duration in ms, from `least` on. */
 export const milliseconds = (least: number) => integer(least, MAX_TIMER_MS);
 
@@ -700,13 +657,7 @@ export const oneOf = <T extends string>(...names: readonly T[]) => (text: string
 };
 
 /** The setting that both programs share. */
-export const LOG_FORMAT = setting(
-  "log-format",
-  "LOG_FORMAT",
-  "pretty",
-  oneOf("pretty", "json"),
-  "log lines for people, or ECS JSON",
-);
+export const LOG_FORMAT = setting("LOG_FORMAT", "pretty", oneOf("pretty", "json"), "log lines for people, or ECS JSON");
 
 export const VERSION: string = manifest.version;
 

@@ -47,13 +47,22 @@ async function main() {
     const flags = ["--port", "0", "--admin-port", "0", "--name", `server-${number}`, "--fault", fault];
     servers.push(start("server", `server-${number}`, [...flags, ...handedThrough.server], own.command));
   }
-  const ports = await Promise.all(servers.map(async (server) => (await server.says("listening")).match(/ws:\/\/\S+?:(\d+)/)[1]));
+  const ports = await Promise.all(
+    servers.map(async (server) => (await server.says("listening")).match(/ws:\/\/\S+?:(\d+)/)[1]),
+  );
   const urls = ports.map((port) => `ws://127.0.0.1:${port}/ws`); // thousands of dials need not ask who localhost is
   const victim = servers[0];
   const idleServerBytes = residentBytes(victim);
 
   const flags = [...urls.flatMap((url) => ["--url", url]), "--admin-port", "0", "--handovers", String(sessions)];
-  const client = start("client", "client", [...flags, "--timeout", "0", "--report", reportFile, ...handedThrough.client], own.command);
+  const client = start("client", "client", [
+    ...flags,
+    "--timeout",
+    "0",
+    "--report",
+    reportFile,
+    ...handedThrough.client,
+  ], own.command);
   await client.says("started");
   const idleClientBytes = residentBytes(client);
 
@@ -101,7 +110,9 @@ async function main() {
     findings.push({ name, text: `server-1 had not exited ${own.grace} s after SIGTERM, and was killed with SIGKILL` });
   }
   const unconfirmed = victim.lines.findLast((line) => line.includes("drain-complete"))?.match(/(\d+) unconfirmed/)?.[1];
-  if (unconfirmed) findings.push({ name: "UNCONFIRMED_CLOSE", text: `${unconfirmed} peers did not answer the close frame` });
+  if (unconfirmed) {
+    findings.push({ name: "UNCONFIRMED_CLOSE", text: `${unconfirmed} peers did not answer the close frame` });
+  }
 
   const { verdict, handovers } = result;
   const text = json
@@ -131,7 +142,9 @@ function readOptions() {
     Object.entries(OWN).map(([name, [env, fallback]]) => [name, given[name] ?? (process.env[env] || fallback)]),
   );
   for (const name of ["servers", "grace"]) {
-    if (!/^[1-9]\d{0,4}$/.test(own[name])) throw new UserError(`--${name} must be an integer from 1 on: current value is '${own[name]}'`);
+    if (!/^[1-9]\d{0,4}$/.test(own[name])) {
+      throw new UserError(`--${name} must be an integer from 1 on: current value is '${own[name]}'`);
+    }
     own[name] = Number(own[name]);
   }
   for (const { env } of Object.entries(OWN).map(([, [env]]) => ({ env }))) delete process.env[env]; // FAULT is for the victim alone
@@ -143,7 +156,8 @@ function readOptions() {
       if (name in known[role]) handedThrough[role].push(...[values].flat().map((value) => `--${name}=${value}`));
     }
   }
-  const value = (role, name) => Number(given[name] ?? (process.env[known[role][name].env] || known[role][name].fallback));
+  const value = (role, name) =>
+    Number(given[name] ?? (process.env[known[role][name].env] || known[role][name].fallback));
   return {
     own,
     handedThrough,
@@ -192,7 +206,10 @@ function start(role, name, flags, command) {
     const said = process_.lines.find((line) => hasAction(line, action));
     if (said !== undefined) return Promise.resolve(said);
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => reject(new UserError(`${name} did not say '${action}' in time`)), START_TIMEOUT_MS);
+      const timer = setTimeout(
+        () => reject(new UserError(`${name} did not say '${action}' in time`)),
+        START_TIMEOUT_MS,
+      );
       process_.waiting.push({ action, resolve: (line) => (clearTimeout(timer), resolve(line)) });
       process_.exited.then(() => reject(new UserError(`${name} ended before it said '${action}'`)));
     });
@@ -245,8 +262,12 @@ function renderText(output, cost, findings) {
 function usage(known) {
   const own = Object.entries(OWN).map(([name, [env, fallback, meaning]]) => [`--${name}`, env, fallback, meaning]);
   const rows = [...own, ["--json", "", "", "print { verdict, handovers, cost, findings } on stdout"]];
-  const flags = [...new Set([...Object.keys(known.server), ...Object.keys(known.client)])].filter((name) => !(name in OWN) && !CHOSEN.includes(name));
+  const flags = [...new Set([...Object.keys(known.server), ...Object.keys(known.client)])].filter((name) =>
+    !(name in OWN) && !CHOSEN.includes(name)
+  );
   return "Usage: node rehearse.mjs [settings]\n\nPlays a pod deletion on this machine and judges it.\n\n" +
-    rows.map(([flag, env, fallback, meaning]) => `  ${flag.padEnd(10)} ${env.padEnd(8)} ${fallback.padEnd(2)} ${meaning}\n`).join("") +
+    rows.map(([flag, env, fallback, meaning]) =>
+      `  ${flag.padEnd(10)} ${env.padEnd(8)} ${fallback.padEnd(2)} ${meaning}\n`
+    ).join("") +
     `\nHanded through to servers and client, see their --help:\n\n  ${flags.map((flag) => `--${flag}`).join(" ")}\n`;
 }

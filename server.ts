@@ -30,9 +30,11 @@ import {
   listen,
   LOG_FORMAT,
   MAX_MESSAGE_BYTES,
+  MAX_PAYLOAD_BYTES,
   milliseconds,
   oneOf,
   openAdmin,
+  PORT,
   PROBE_HEADER,
   readSettings,
   run,
@@ -65,46 +67,22 @@ export const FAULTS = [
 
 /** Every setting of the server; README's table and --help say the same. */
 export const SETTINGS = {
-  port: setting("port", "PORT", "8080", integer(0, 65535), "port for WebSocket upgrades on /ws; 0 = any free port"),
-  host: setting("host", "HOST", "", String, "address to listen on; default: any, IPv4 and IPv6"),
-  adminPort: setting("admin-port", "ADMIN_PORT", "9090", integer(0, 65535), "port for /healthz and /readyz"),
-  name: setting("name", "SERVER_NAME", "", String, "name in HELLO and in reports; default: the host name"),
-  intervalMs: setting("interval", "INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
-  remaining: setting("remaining", "REMAINING", "1-10", range, "messages still to send in a drain: a range or a number"),
-  remainingIntervalMs: setting(
-    "remaining-interval",
-    "REMAINING_INTERVAL_MS",
-    "100",
-    milliseconds(0),
-    "ms between the remaining messages",
-  ),
-  drainTimeoutMs: setting("drain-timeout", "DRAIN_TIMEOUT_MS", "25000", milliseconds(1), "ms until stragglers are cut"),
-  closeCode: setting("close-code", "CLOSE_CODE", "1001", closeCode, "code of the close frame that ends a drain"),
-  closeTimeoutMs: setting(
-    "close-timeout",
-    "CLOSE_TIMEOUT_MS",
-    "3000",
-    milliseconds(1),
-    "ms to wait for a peer's close frame",
-  ),
-  silenceTimeoutMs: setting(
-    "silence-timeout",
-    "SILENCE_TIMEOUT_MS",
-    "30000",
-    milliseconds(2),
-    "ms without an answer to a ping until a peer is given up",
-  ),
-  spreadMs: setting("spread", "SPREAD_MS", "0", milliseconds(0), "start each session's drain at random within these ms"),
-  maxSessions: setting("max-sessions", "MAX_SESSIONS", "20000", integer(1, 1_000_000), "connections above it get 503"),
-  maxBufferBytes: setting(
-    "max-buffer",
-    "MAX_BUFFER_BYTES",
-    "1048576",
-    integer(0, 2 ** 30),
-    "unsent bytes of a session above which its next DATA waits",
-  ),
-  payloadBytes: setting("payload", "PAYLOAD_BYTES", "0", integer(0, 60_000), "bytes of padding in each DATA"),
-  fault: setting("fault", "FAULT", "none", oneOf(...FAULTS), `the promise to break: ${FAULTS.join(", ")}`),
+  port: setting("PORT", "8080", PORT, "port for WebSocket upgrades on /ws; 0 = any free port"),
+  host: setting("HOST", "", String, "address to listen on; default: any, IPv4 and IPv6"),
+  adminPort: setting("ADMIN_PORT", "9090", PORT, "port for /healthz and /readyz; 0 = any free port"),
+  name: setting("SERVER_NAME", "", String, "name in HELLO and in reports; default: the host name"),
+  intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
+  remaining: setting("REMAINING", "1-10", range, "messages still to send in a drain: a range or a number"),
+  remainingIntervalMs: setting("REMAINING_INTERVAL_MS", "100", milliseconds(0), "ms between those"),
+  drainTimeoutMs: setting("DRAIN_TIMEOUT_MS", "25000", milliseconds(1), "ms until stragglers are cut"),
+  closeCode: setting("CLOSE_CODE", "1001", closeCode, "code of the close frame that ends a drain"),
+  closeTimeoutMs: setting("CLOSE_TIMEOUT_MS", "3000", milliseconds(1), "ms to wait for a peer's close frame"),
+  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "30000", milliseconds(2), "ms without an answer to a ping: dead"),
+  spreadMs: setting("SPREAD_MS", "0", milliseconds(0), "start each session's drain at random within these ms"),
+  maxSessions: setting("MAX_SESSIONS", "20000", integer(1, 1_000_000), "connections above it get 503"),
+  maxBufferBytes: setting("MAX_BUFFER_BYTES", "1048576", integer(0, 2 ** 30), "unsent bytes above which DATA waits"),
+  payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
+  fault: setting("FAULT", "none", oneOf(...FAULTS), "the promise to break, see README"),
   logFormat: LOG_FORMAT,
 };
 
@@ -192,10 +170,16 @@ async function serve(settings: Settings): Promise<void> {
   try {
     const port = await listen(server, settings.port, settings.host);
     const adminPort = (admin.address() as { port: number }).port;
-    const host = settings.host === "" ? "localhost" : settings.host.includes(":") ? `[${settings.host}]` : settings.host;
+    const host = settings.host === ""
+      ? "localhost"
+      : settings.host.includes(":")
+      ? `[${settings.host}]`
+      : settings.host;
     log.line(
       "listening",
-      `${settings.name} on ws://${host}:${port}/ws, admin port ${adminPort}${fault === "none" ? "" : `, fault ${fault}`}`,
+      `${settings.name} on ws://${host}:${port}/ws, admin port ${adminPort}${
+        fault === "none" ? "" : `, fault ${fault}`
+      }`,
       { server: settings.name, instance, port, adminPort, fault },
     );
   } catch (error) {
@@ -272,7 +256,10 @@ async function serve(settings: Settings): Promise<void> {
     ws.on("close", (code) => onClose(session, code));
     const { remoteAddress } = request.socket;
     const dialect = session.plain ? "plain" : "v1";
-    log.each("session-opened", () => [`${session.id} from ${remoteAddress}, ${dialect}`, { session: session.id, dialect }]);
+    log.each(
+      "session-opened",
+      () => [`${session.id} from ${remoteAddress}, ${dialect}`, { session: session.id, dialect }],
+    );
     session.heartbeat = setInterval(checkPulse, settings.silenceTimeoutMs / 2, session);
     if (!session.plain) send(session, hello(session.id));
     produce(session);
@@ -425,7 +412,8 @@ async function serve(settings: Settings): Promise<void> {
       tally.unconfirmed > 0 && `${tally.unconfirmed} unconfirmed`,
       tally.lastRefusedMs > 0 && `last new connection refused at +${duration(tally.lastRefusedMs)}`,
       tally.unsent > 0 && `${count(tally.unsent, "message")} unsent`,
-      tally.gaps + tally.repeats > 0 && `client sequence: ${count(tally.gaps, "gap")}, ${count(tally.repeats, "repeat")}`,
+      tally.gaps + tally.repeats > 0 &&
+      `client sequence: ${count(tally.gaps, "gap")}, ${count(tally.repeats, "repeat")}`,
     ].filter(Boolean);
     log.end();
     log.line("drain-complete", [`drained ${count(total, "session")} in ${seconds} s`, ...notes].join(", "), {
@@ -513,11 +501,12 @@ async function serve(settings: Settings): Promise<void> {
       const { sent, received } = session;
       send(session, session.plain ? "CLOSE" : { type: "CLOSE", at: timestamp(), sent, received });
     }
+    if (fault === "terminate" || fault === "reset") session.socket.uncork(); // what came before must be out by then
     if (fault === "terminate") return session.ws.terminate();
     if (fault === "no-status") return session.ws.close();
     session.ws.close(settings.closeCode, "server is shutting down");
-    session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
     if (fault === "reset") session.socket.resetAndDestroy();
+    session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
   }
 }
 

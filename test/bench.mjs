@@ -5,8 +5,22 @@ import { createInterface } from "node:readline";
 
 const SIZES = (process.env.BENCH_SESSIONS || "1,100,1000,9000").split(",").map(Number);
 
-console.log("Rehearsals: SIGTERM to exit of the victim, while its clients redial; beside it the same script over raw TCP\n");
-row("sessions", "verdict", "lost", "exit ms", "scripted", "overhead", "TCP exit", "ratio", "reconnect p99", "server B", "client B");
+console.log(
+  "Rehearsals: SIGTERM to exit of the victim, while its clients redial; beside it the same script over raw TCP\n",
+);
+row(
+  "sessions",
+  "verdict",
+  "lost",
+  "exit ms",
+  "scripted",
+  "overhead",
+  "TCP exit",
+  "ratio",
+  "reconnect p99",
+  "server B",
+  "client B",
+);
 for (const sessions of SIZES) {
   // The floor right before the rehearsal: the machine's mood is then the same for both.
   const floorMs = await floor(sessions);
@@ -29,8 +43,10 @@ for (const sessions of SIZES) {
 }
 
 const [listening, nodeListening] = await startUp();
-console.log(`\nStart to listening: ${listening.toFixed(0)} ms; node -e with an HTTP listener: ${nodeListening.toFixed(0)} ms; ` +
-  `ratio ${(listening / nodeListening).toFixed(2)} (medians of 15 starts each)`);
+console.log(
+  `\nStart to listening: ${listening.toFixed(0)} ms; node -e with an HTTP listener: ${nodeListening.toFixed(0)} ms; ` +
+    `ratio ${(listening / nodeListening).toFixed(2)} (medians of 15 starts each)`,
+);
 for (const bundle of ["dist/server.js", "dist/client.js"]) {
   console.log(`${bundle}: ${(statSync(bundle).size / 1000).toFixed(0)} KB`);
 }
@@ -58,7 +74,9 @@ async function floor(sessions) {
   await client.line("open");
   await new Promise((resolve) => setTimeout(resolve, 2500)); // as the rehearsal: a full interval, both ways
   const signalledAt = performance.now();
-  const exited = new Promise((resolve) => servers[0].child.once("exit", () => resolve(performance.now() - signalledAt)));
+  const exited = new Promise((resolve) =>
+    servers[0].child.once("exit", () => resolve(performance.now() - signalledAt))
+  );
   servers[0].child.kill("SIGTERM");
   const [exitMs] = await Promise.all([exited, client.line("moved")]);
   servers[1].child.kill("SIGKILL");

@@ -95,7 +95,9 @@ function client(from, to, sessions) {
         dialNext();
         socket.write(LINE);
         tick = setInterval(() => socket.write(LINE), INTERVAL_MS);
-        if (endedAt === undefined && ++opened === sessions) process.stdout.write(`open ${performance.now() - startedAt}\n`);
+        if (endedAt === undefined && ++opened === sessions) {
+          process.stdout.write(`open ${performance.now() - startedAt}\n`);
+        }
         if (endedAt !== undefined && ++moved === sessions) process.stdout.write("moved\n", () => process.exit());
       }
       if (data.includes("SHUTDOWN")) {
