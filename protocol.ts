@@ -689,8 +689,7 @@ export function readSettings<T extends Table>(
 
   const values: Record<string, unknown> = { switches: new Set(Object.keys(switches).filter((name) => given[name])) };
   for (const [key, { flag, env, fallback, parse, many }] of Object.entries(table)) {
-    const flagged = given[flag];
-    if (Array.isArray(flagged) && !many) throw new UserError(`--${flag} may be given only once`);
+    const flagged = Array.isArray(given[flag]) && !many ? given[flag].at(-1) : given[flag]; // the last one wins
     if (flagged === false || [flagged].flat().includes("")) throw new UserError(`--${flag} needs a value: see --help`);
     const text = flagged === undefined ? process.env[env] || fallback : String(flagged);
     try {

@@ -40,16 +40,16 @@ async function main() {
   const reportFile = join(tmpdir(), `rehearsal-${process.pid}.json`);
   process.on("exit", () => rmSync(reportFile, { force: true }));
 
-  // The victim comes first, so that every session starts there.
+  // The victim comes first, so that every session starts there; one after the other, so that a bad setting is told once.
   const servers = [];
+  const ports = [];
   for (let number = 1; number <= own.servers; number++) {
     const fault = number === 1 ? own.fault : "none";
     const flags = ["--port", "0", "--admin-port", "0", "--name", `server-${number}`, "--fault", fault];
-    servers.push(start("server", `server-${number}`, [...flags, ...handedThrough.server], own.command));
+    const server = start("server", `server-${number}`, [...flags, ...handedThrough.server], own.command);
+    servers.push(server);
+    ports.push((await server.says("listening")).match(/ws:\/\/\S+?:(\d+)/)[1]);
   }
-  const ports = await Promise.all(
-    servers.map(async (server) => (await server.says("listening")).match(/ws:\/\/\S+?:(\d+)/)[1]),
-  );
   const urls = ports.map((port) => `ws://127.0.0.1:${port}/ws`); // thousands of dials need not ask who localhost is
   const victim = servers[0];
   const idleServerBytes = residentBytes(victim);
@@ -139,7 +139,7 @@ function readOptions() {
   if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
   if (given.help) return void process.stdout.write(usage(known));
   const own = Object.fromEntries(
-    Object.entries(OWN).map(([name, [env, fallback]]) => [name, given[name] ?? (process.env[env] || fallback)]),
+    Object.entries(OWN).map(([name, [env, fallback]]) => [name, last(given[name]) ?? (process.env[env] || fallback)]),
   );
   for (const name of ["servers", "grace"]) {
     if (!/^[1-9]\d{0,4}$/.test(own[name])) {
@@ -147,7 +147,7 @@ function readOptions() {
     }
     own[name] = Number(own[name]);
   }
-  for (const { env } of Object.entries(OWN).map(([, [env]]) => ({ env }))) delete process.env[env]; // FAULT is for the victim alone
+  for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const handedThrough = { server: [], client: [] };
   for (const [name, values] of Object.entries(given)) {
     if (name === "_" || name === "json" || name === "help" || name in OWN || values === undefined) continue;
@@ -157,7 +157,7 @@ function readOptions() {
     }
   }
   const value = (role, name) =>
-    Number(given[name] ?? (process.env[known[role][name].env] || known[role][name].fallback));
+    Number(last(given[name]) ?? (process.env[known[role][name].env] || known[role][name].fallback));
   return {
     own,
     handedThrough,
@@ -166,6 +166,11 @@ function readOptions() {
     spreadMs: value("server", "spread"),
     json: given.json,
   };
+}
+
+/** Of a flag that was given several times, the last one wins. */
+function last(value) {
+  return [value].flat().at(-1);
 }
 
 /** What a program's --help says of its settings: `{ interval: { env, fallback }, … }`. */
@@ -211,7 +216,9 @@ function start(role, name, flags, command) {
         START_TIMEOUT_MS,
       );
       process_.waiting.push({ action, resolve: (line) => (clearTimeout(timer), resolve(line)) });
-      process_.exited.then(() => reject(new UserError(`${name} ended before it said '${action}'`)));
+      process_.exited.then(({ code }) =>
+        reject(new UserError(code === 2 ? "" : `${name} ended before it said '${action}'`)) // with 2 it has said why
+      );
     });
   };
   children.push(process_);

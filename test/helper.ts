@@ -1,0 +1,201 @@
+/** What the tests share: real processes, real sockets, and waiting for lines and events instead of sleeping. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
+import process from "node:process";
+import type { TestContext } from "node:test";
+import { WebSocket, WebSocketServer } from "ws";
+import { decode, encode, type Frame, SUBPROTOCOL } from "../protocol.ts";
+import type { Result } from "../client.ts";
+
+/** A started program: its output so far, and promises for what is still to come. */
+export interface Program {
+  child: ChildProcess;
+  /** Log lines so far, without their line ends. */
+  lines: string[];
+  stdout: () => string;
+  /** The first log line that matches, past or future; rejects when the process ends without it. */
+  line: (pattern: RegExp) => Promise<string>;
+  /** Settles when the process has ended and its output is read; `at` is performance.now() of its exit. */
+  exited: Promise<{ code: number | null; signal: NodeJS.Signals | null; at: number }>;
+}
+
+/** Starts a program with a clean environment; it is killed when the test ends. */
+export function start(t: TestContext, command: string[], env: Record<string, string> = {}): Program {
+  const [program, ...args] = command;
+  const { PATH, HOME } = process.env;
+  const child = spawn(program!, args, { env: { PATH, HOME, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  t.after(() => child.kill("SIGKILL"));
+  const lines: string[] = [];
+  const waiting = new Set<() => void>();
+  let stdout = "";
+  let rest = "";
+  child.stdout.setEncoding("utf8").on("data", (text) => stdout += text);
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    const parts = (rest + text).split("\n");
+    rest = parts.pop()!;
+    lines.push(...parts);
+    for (const check of waiting) check();
+  });
+  let at = 0;
+  child.once("exit", () => at = performance.now());
+  const exited = once(child, "close").then(([code, signal]) => {
+    if (rest !== "") lines.push(rest);
+    return { code, signal, at };
+  });
+  const line = (pattern: RegExp) =>
+    new Promise<string>((resolve, reject) => {
+      const check = () => {
+        const found = lines.find((text) => pattern.test(text));
+        if (found === undefined) return;
+        waiting.delete(check);
+        resolve(found);
+      };
+      waiting.add(check);
+      check();
+      exited.then(() => reject(new Error(`${command.join(" ")} ended without ${pattern}:\n${lines.join("\n")}`)));
+    });
+  return { child, lines, stdout: () => stdout, line, exited };
+}
+
+/** Runs a program to its end. */
+export async function run(t: TestContext, command: string[], env: Record<string, string> = {}) {
+  const program = start(t, command, env);
+  const { code, signal } = await program.exited;
+  return { code, signal, stdout: program.stdout(), stderr: program.lines.join("\n") };
+}
+
+/** Starts our server on free ports and waits until it listens. */
+export async function startServer(t: TestContext, ...flags: string[]) {
+  const program = start(t, [process.execPath, "dist/server.js", "--port=0", "--admin-port=0", "--name=server-1", ...flags]);
+  const listening = await program.line(/ listening /);
+  const [, port, adminPort] = /:(\d+)\/ws, admin port (\d+)/.exec(listening)!;
+  return {
+    ...program,
+    port: Number(port),
+    url: `ws://127.0.0.1:${port}/ws`,
+    admin: `http://127.0.0.1:${adminPort}`,
+  };
+}
+
+/** Starts our client with a free admin port and JSON on stdout; `result` is what it printed, once it has ended. */
+export function startClient(t: TestContext, ...flags: string[]) {
+  const program = start(t, [process.execPath, "dist/client.js", "--admin-port=0", "--json", ...flags]);
+  const result = program.exited.then(({ code }) => {
+    if (code === 2) throw new Error(`the client could not run: ${program.lines.join("\n")}`);
+    return JSON.parse(program.stdout()) as Result;
+  });
+  result.catch(() => {}); // not every test asks for it
+  const admin = async () => `http://127.0.0.1:${/admin port (\d+)/.exec(await program.line(/admin port/))![1]}`;
+  return { ...program, result, admin };
+}
+
+/** A WebSocket peer in the test's own process. `frames` and `texts` are what came; `next` waits for more. */
+export async function connect(t: TestContext, url: string, { protocol = SUBPROTOCOL, ...options } = {}) {
+  const ws = new WebSocket(url, protocol === "" ? [] : [protocol], { perMessageDeflate: false, ...options });
+  t.after(() => ws.terminate());
+  const texts: string[] = [];
+  const arrivals: number[] = [];
+  const waiting = new Set<() => void>();
+  const closed = once(ws, "close").then(([code, reason]) => ({ code: code as number, reason: String(reason), at: performance.now() }));
+  ws.on("message", (data) => {
+    texts.push(String(data));
+    arrivals.push(performance.now());
+    for (const check of waiting) check();
+  });
+  closed.then(() => waiting.forEach((check) => check()));
+  let socket: Socket | undefined;
+  ws.on("upgrade", (response) => socket = response.socket);
+  await once(ws, "open");
+
+  /** The first text from index `from` on that passes, past or future; rejects when the connection ends without it. */
+  const text = (passes: (text: string) => boolean, from = 0) =>
+    new Promise<string>((resolve, reject) => {
+      const check = () => {
+        const found = texts.slice(from).find(passes);
+        if (found === undefined && ws.readyState !== WebSocket.CLOSED) return;
+        waiting.delete(check);
+        if (found === undefined) reject(new Error(`closed without the awaited message; there were:\n${texts.join("\n")}`));
+        else resolve(found);
+      };
+      waiting.add(check);
+      check();
+    });
+  /** The first frame of a type, past or future. */
+  const frame = async <T extends Frame["type"]>(type: T, passes: (frame: Extract<Frame, { type: T }>) => boolean = () => true) => {
+    const isIt = (text: string) => {
+      const frame = decode(text);
+      return frame.type === type && passes(frame as Extract<Frame, { type: T }>);
+    };
+    return decode(await text(isIt)) as Extract<Frame, { type: T }>;
+  };
+  return {
+    ws,
+    socket: socket!,
+    texts,
+    arrivals,
+    frames: () => texts.map(decode),
+    send: (frame: Frame | string) => ws.send(typeof frame === "string" ? frame : encode(frame)),
+    text,
+    frame,
+    closed,
+  };
+}
+
+/** DATA as a well-behaved client sends it. */
+export function data(seq: number, ack = 0): Frame {
+  return { type: "DATA", seq, at: new Date().toISOString(), ack };
+}
+
+/** A server whose every move the test decides: `onSession` gets each upgraded socket. Speaks no subprotocol with `plain`. */
+export async function startPeer(t: TestContext, onSession: (ws: WebSocket, socket: Socket, index: number) => void, plain = false) {
+  const wss = new WebSocketServer({
+    port: 0,
+    perMessageDeflate: false,
+    handleProtocols: () => plain ? false : SUBPROTOCOL,
+  });
+  t.after(() => {
+    wss.close();
+    for (const ws of wss.clients) ws.terminate();
+  });
+  let index = 0;
+  wss.on("connection", (ws, request) => onSession(ws, request.socket, index++));
+  await once(wss, "listening");
+  return { wss, url: `ws://127.0.0.1:${(wss.address() as { port: number }).port}/ws` };
+}
+
+/** A network between client and server that can swallow everything: no byte, no FIN, no reset comes through. */
+export async function startNetwork(t: TestContext, port: number) {
+  let swallowing = false;
+  const sockets = new Set<Socket>();
+  const proxy = createTcpServer({ allowHalfOpen: true }, (near) => {
+    const far = connectTcp({ port, host: "127.0.0.1", allowHalfOpen: true });
+    for (const [from, to] of [[near, far], [far, near]] as const) {
+      sockets.add(from);
+      from.on("data", (bytes) => swallowing || to.write(bytes));
+      from.on("end", () => swallowing || to.end());
+      from.on("error", () => swallowing || to.destroy());
+      from.on("close", () => sockets.delete(from));
+    }
+  });
+  t.after(() => {
+    proxy.close();
+    for (const socket of sockets) socket.destroy();
+  });
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  return {
+    url: `ws://127.0.0.1:${(proxy.address() as { port: number }).port}/ws`,
+    swallow: () => swallowing = true,
+  };
+}
+
+/** A loopback URL on which nobody listens. */
+export async function deadUrl(): Promise<string> {
+  const server = createTcpServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, "close");
+  return `ws://127.0.0.1:${port}/ws`;
+}
