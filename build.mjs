@@ -1,5 +1,5 @@
 // Builds dist/server.js and dist/client.js; with --tests also the tests, for Nodes that cannot run TypeScript.
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
 
 const tests = process.argv.includes("--tests");
@@ -11,7 +11,7 @@ writeFileSync("dist/package.json", '{ "type": "commonjs" }\n');
 
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning" };
 
-await build({
+const { metafile } = await build({
   ...shared,
   entryPoints: ["server.ts", "client.ts"],
   outdir: "dist",
@@ -21,7 +21,18 @@ await build({
   // ws runs without its optional native helpers.
   external: ["bufferutil", "utf-8-validate"],
   legalComments: "none",
+  metafile: true,
 });
+
+// The licences of what is bundled go wherever the bundles go.
+const inputs = Object.keys(metafile.inputs).map((path) => /^node_modules\/([^@/]+|@[^/]+\/[^/]+)/.exec(path)?.[1]);
+const packages = [...new Set(inputs)].filter((name) => name !== undefined).sort();
+const licences = packages.map((name) => {
+  const { version } = JSON.parse(readFileSync(`node_modules/${name}/package.json`, "utf8"));
+  const file = readdirSync(`node_modules/${name}`).find((entry) => /^licen[cs]e/i.test(entry));
+  return `${name} ${version}\n\n${readFileSync(`node_modules/${name}/${file}`, "utf8").trim()}\n`;
+});
+writeFileSync("dist/LICENSES.txt", licences.join(`\n${"-".repeat(80)}\n\n`));
 
 if (tests) {
   await build({

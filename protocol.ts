@@ -800,10 +800,10 @@ function pretty(action: string, message: string, level: Level): string {
   return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(message)}`;
 }
 
-/** Names and reasons come from peers: control characters must not reach a terminal. */
+/** Names and reasons come from peers: control characters must not reach a terminal or begin a line. */
 export function printable(text: string): string {
   // deno-lint-ignore no-control-regex
-  return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "�");
+  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, "�");
 }
 
 /** Turns colour on or off as this stream wants it (kleur by itself looks at stdout only). */

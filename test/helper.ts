@@ -67,7 +67,14 @@ export async function run(t: TestContext, command: string[], env: Record<string,
 
 /** Starts our server on free ports and waits until it listens. */
 export async function startServer(t: TestContext, ...flags: string[]) {
-  const program = start(t, [process.execPath, "dist/server.js", "--port=0", "--admin-port=0", "--name=server-1", ...flags]);
+  const program = start(t, [
+    process.execPath,
+    "dist/server.js",
+    "--port=0",
+    "--admin-port=0",
+    "--name=server-1",
+    ...flags,
+  ]);
   const listening = await program.line(/ listening /);
   const [, port, adminPort] = /:(\d+)\/ws, admin port (\d+)/.exec(listening)!;
   return {
@@ -97,7 +104,11 @@ export async function connect(t: TestContext, url: string, { protocol = SUBPROTO
   const texts: string[] = [];
   const arrivals: number[] = [];
   const waiting = new Set<() => void>();
-  const closed = once(ws, "close").then(([code, reason]) => ({ code: code as number, reason: String(reason), at: performance.now() }));
+  const closed = once(ws, "close").then(([code, reason]) => ({
+    code: code as number,
+    reason: String(reason),
+    at: performance.now(),
+  }));
   ws.on("message", (data) => {
     texts.push(String(data));
     arrivals.push(performance.now());
@@ -115,14 +126,18 @@ export async function connect(t: TestContext, url: string, { protocol = SUBPROTO
         const found = texts.slice(from).find(passes);
         if (found === undefined && ws.readyState !== WebSocket.CLOSED) return;
         waiting.delete(check);
-        if (found === undefined) reject(new Error(`closed without the awaited message; there were:\n${texts.join("\n")}`));
-        else resolve(found);
+        if (found === undefined) {
+          reject(new Error(`closed without the awaited message; there were:\n${texts.join("\n")}`));
+        } else resolve(found);
       };
       waiting.add(check);
       check();
     });
   /** The first frame of a type, past or future. */
-  const frame = async <T extends Frame["type"]>(type: T, passes: (frame: Extract<Frame, { type: T }>) => boolean = () => true) => {
+  const frame = async <T extends Frame["type"]>(
+    type: T,
+    passes: (frame: Extract<Frame, { type: T }>) => boolean = () => true,
+  ) => {
     const isIt = (text: string) => {
       const frame = decode(text);
       return frame.type === type && passes(frame as Extract<Frame, { type: T }>);
@@ -148,7 +163,11 @@ export function data(seq: number, ack = 0): Frame {
 }
 
 /** A server whose every move the test decides: `onSession` gets each upgraded socket. Speaks no subprotocol with `plain`. */
-export async function startPeer(t: TestContext, onSession: (ws: WebSocket, socket: Socket, index: number) => void, plain = false) {
+export async function startPeer(
+  t: TestContext,
+  onSession: (ws: WebSocket, socket: Socket, index: number) => void,
+  plain = false,
+) {
   const wss = new WebSocketServer({
     port: 0,
     perMessageDeflate: false,

@@ -120,7 +120,10 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     const { cost, findings, stderr } = await rehearse(t, "--fault=ignore-sigterm", "--grace=2");
     assert.ok(cost["exitMs"]! >= 2000 && cost["exitMs"]! < 3000, `the server was gone after ${cost["exitMs"]} ms`);
     assert.equal(cost["scriptedMs"], null);
-    assert.match(findings.map(({ name, text }) => `${name} ${text}`).join("\n"), /^SIGKILL server-1 .* 2 s after SIGTERM/);
+    assert.match(
+      findings.map(({ name, text }) => `${name} ${text}`).join("\n"),
+      /^SIGKILL server-1 .* 2 s after SIGTERM/,
+    );
     assert.doesNotMatch(stderr, /\[server-1\].*drain-complete/);
   });
 
@@ -141,7 +144,10 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     assert.equal(lines.at(-1), "FAIL  1 of 1 handover: DATA_LOST ×1 (server-1)");
     assert.ok(lines.some((line) => /^ {2}complete +FAIL .*lost \d+$/.test(line)), stdout);
     assert.ok(lines.some((line) => line.startsWith("  Fix: ")), stdout);
-    assert.ok(lines.some((line) => /^ {2}exit +\d+ ms from SIGTERM = \d+ ms scripted \+ \d+ ms overhead$/.test(line)), stdout);
+    assert.ok(
+      lines.some((line) => /^ {2}exit +\d+ ms from SIGTERM = \d+ ms scripted \+ \d+ ms overhead$/.test(line)),
+      stdout,
+    );
     assert.match(stderr, /^\[server-1\] .* shutdown-signal/m);
     assert.match(stderr, /^\[client\] .* handover .*DATA_LOST/m);
   });
@@ -154,13 +160,15 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     assert.deepEqual(handovers.map(({ symptom }) => symptom), ["NO_FAREWELL", "NO_FAREWELL"]);
   });
 
-  for (const [flag, complaint] of [
-    ["--grace=soon", /^--grace must be an integer/],
-    ["--fault=typo", /--fault must be one of none, ignore-sigterm/],
-    ["--port=1", /^--port is chosen by the rehearsal/],
-    ["--nonsense", /^Unknown flag --nonsense/],
-    ["--remaining=5-1", /--remaining must be a number, or a range/],
-  ] as const) {
+  for (
+    const [flag, complaint] of [
+      ["--grace=soon", /^--grace must be an integer/],
+      ["--fault=typo", /--fault must be one of none, ignore-sigterm/],
+      ["--port=1", /^--port is chosen by the rehearsal/],
+      ["--nonsense", /^Unknown flag --nonsense/],
+      ["--remaining=5-1", /--remaining must be a number, or a range/],
+    ] as const
+  ) {
     it(`refuses ${flag} with one clear line and exit 2`, async (t) => {
       const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", flag]);
       assert.equal(code, 2);

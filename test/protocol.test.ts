@@ -1,0 +1,451 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  backoffMs,
+  closeReason,
+  confirmedUpTo,
+  count,
+  decode,
+  duration,
+  encode,
+  type Frame,
+  isSteady,
+  judge,
+  Ledger,
+  observe,
+  percentile,
+  type Policy,
+  printable,
+  type Range,
+  type Redial,
+  type Rule,
+  RULES,
+  type SessionEvent,
+  type Symptom,
+} from "../protocol.ts";
+
+const AT = "2026-01-02T03:04:05.678Z";
+const HELLO: Frame = { type: "HELLO", server: "pod-a", instance: "a", session: "s", intervalMs: 2000 };
+const FRAMES: Frame[] = [
+  HELLO,
+  { type: "DATA", seq: 1, at: AT, ack: 0 },
+  { type: "DATA", seq: 2, at: AT, ack: 1, payload: "xxx" },
+  { type: "SHUTDOWN", at: AT, reason: "", remaining: 3, lastSeq: 5, intervalMs: 100, budgetMs: 25000 },
+  { type: "ACK", lastSeq: 0 },
+  { type: "CLOSE", at: AT, sent: 5, received: 2 },
+];
+
+test("encode() and decode() agree on every frame", () => {
+  for (const frame of FRAMES) assert.deepEqual(decode(encode(frame)), frame);
+});
+
+test("decode() names field, rule and value of what it refuses", () => {
+  const refused: [text: string, message: string][] = [
+    ["", `Cannot decode frame: must be JSON: current value is ""`],
+    ["{", `Cannot decode frame: must be JSON: current value is "{"`],
+    ["x".repeat(99), `Cannot decode frame: must be JSON: current value is "${"x".repeat(39)}…`],
+    ...["null", "1", '"DATA"', "[]", "{}", '{"type":1}', '{"type":"constructor"}', '{"type":"data"}'].map(
+      (text): [string, string] => [
+        text,
+        "Cannot decode frame: 'type' must be one of HELLO, DATA, SHUTDOWN, ACK, CLOSE: current value is " +
+        (JSON.stringify(JSON.parse(text)?.type) ?? "undefined"),
+      ],
+    ),
+    [
+      '{"type":"ACK","lastSeq":-1}',
+      "Cannot decode ACK frame: 'lastSeq' must be an integer from 0 on: current value is -1",
+    ],
+    ['{"type":"ACK"}', "Cannot decode ACK frame: 'lastSeq' must be an integer from 0 on: current value is undefined"],
+  ];
+  for (const [text, message] of refused) assert.throws(() => decode(text), { name: "SyntaxError", message }, text);
+});
+
+test("decode() refuses every field of every frame when it is missing or of another kind", () => {
+  for (const frame of FRAMES) {
+    for (const field of Object.keys(frame).filter((name) => name !== "type")) {
+      // An empty reason and a missing payload are fine: what is wrong for them is a number.
+      const wrong = field === "reason" || field === "payload"
+        ? [1, null, {}]
+        : [undefined, null, true, {}, [], "", "x", -1, 0.5];
+      for (const value of wrong) {
+        if (field === "server" || field === "instance" || field === "session") { if (value === "x") continue; }
+        const text = JSON.stringify({ ...frame, [field]: value });
+        assert.throws(() => decode(text), {
+          name: "SyntaxError",
+          message: new RegExp(`^Cannot decode ${frame.type} frame: '${field}' must be`),
+        }, text);
+      }
+    }
+  }
+  assert.throws(
+    () => decode('{"type":"DATA","seq":0,"at":"2026-01-02T03:04:05.678Z","ack":0}'),
+    /'seq' must be a positive/,
+  );
+  assert.throws(
+    () => decode('{"type":"DATA","seq":1,"at":"2026-01-02 03:04:05","ack":0}'),
+    /'at' must be an ISO 8601 time/,
+  );
+  assert.throws(
+    () => decode('{"type":"DATA","seq":9007199254740992,"at":"2026-01-02T03:04:05.678Z","ack":0}'),
+    /'seq'/,
+  );
+});
+
+test("decode() lets fields pass that it does not know", () => {
+  assert.equal(decode('{"type":"ACK","lastSeq":1,"later":true}').type, "ACK");
+});
+
+// ---- Ledger
+
+type Step = SessionEvent | number;
+
+/** A ledger after events; a number lets so many ms pass. Starts at 1000. */
+function play(steps: Step[], dialect: Ledger["dialect"] = "v1"): { ledger: Ledger; now: number } {
+  const ledger = new Ledger("ws://a/ws", dialect, 2000);
+  let now = 1000;
+  for (const step of steps) {
+    if (typeof step === "number") now += step;
+    else observe(ledger, step, now);
+  }
+  return { ledger, now };
+}
+
+const dataFrame = (seq: number, ack = 0): Frame => ({ type: "DATA", seq, at: AT, ack });
+const sent = (seq: number, again = false): SessionEvent => ({ type: "SENT", seq, again });
+const shutdown = (remaining: number, lastSeq: number): Frame => ({
+  type: "SHUTDOWN",
+  at: AT,
+  reason: "",
+  remaining,
+  lastSeq,
+  intervalMs: 100,
+  budgetMs: 1000,
+});
+const close = (all: number, received: number): Frame => ({ type: "CLOSE", at: AT, sent: all, received });
+const ack = (lastSeq: number): Frame => ({ type: "ACK", lastSeq });
+const frameClosed = (code = 1001): SessionEvent => ({ type: "CLOSE_FRAME", code, reason: "" });
+const end = (how: "fin" | "reset" | "silence" = "fin"): SessionEvent => ({ type: "END", how });
+
+test("observe() keeps ranges of what is missing, repeated and late", () => {
+  const cases: [seqs: number[], missing: Range[], duplicated: Range[], reordered: Range[], received: number][] = [
+    [[1, 2, 3], [], [], [], 3],
+    [[2], [[1, 1]], [], [], 1],
+    [[1, 5, 9], [[2, 4], [6, 8]], [], [], 3],
+    [[1, 1, 2, 2, 2], [], [[1, 2], [2, 2]], [], 2],
+    [[2, 1], [], [], [[1, 1]], 2],
+    [[1, 6, 3], [[2, 2], [4, 5]], [], [[3, 3]], 3],
+    [[1, 4, 2, 3], [], [], [[2, 3]], 4],
+    [[3, 1, 1], [[2, 2]], [[1, 1]], [[1, 1]], 2],
+  ];
+  for (const [seqs, missing, duplicated, reordered, received] of cases) {
+    const { ledger } = play([HELLO, ...seqs.map((seq) => dataFrame(seq))]);
+    assert.deepEqual(
+      [ledger.missing, ledger.duplicated, ledger.reordered, ledger.received],
+      [missing, duplicated, reordered, received],
+      String(seqs),
+    );
+  }
+});
+
+test("observe() refuses frames that have no place in the session, and more gaps than it keeps", () => {
+  const refused: [Step[], RegExp][] = [
+    [[dataFrame(1)], /DATA frame: it came before HELLO/],
+    [[shutdown(0, 0)], /SHUTDOWN frame: it came before HELLO/],
+    [[close(0, 0)], /CLOSE frame: it came before HELLO/],
+    [[HELLO, HELLO], /HELLO frame: it came after HELLO/],
+    [[HELLO, shutdown(1, 1), shutdown(1, 1)], /SHUTDOWN frame: it came after SHUTDOWN/],
+    [[HELLO, close(0, 0), close(0, 0)], /CLOSE frame: it came after CLOSE/],
+    [[HELLO, ...Array.from({ length: 1001 }, (_, index) => dataFrame(2 * index + 2))], /more than 1000 gaps/],
+  ];
+  for (const [steps, message] of refused) assert.throws(() => play(steps), { name: "SyntaxError", message });
+});
+
+test("confirmedUpTo() believes a session about its own messages only, and CLOSE more than an ack", () => {
+  const cases: [steps: Step[], before: number, confirmed: number][] = [
+    [[HELLO], 7, 7],
+    [[HELLO, sent(8)], 7, 7],
+    [[HELLO, sent(8), sent(9), dataFrame(1, 8)], 7, 8],
+    [[HELLO, sent(8), dataFrame(1, 99)], 7, 8], // it cannot have got what was never sent
+    [[HELLO, sent(8), sent(9), dataFrame(1, 9), close(1, 8)], 7, 8],
+    [[HELLO, sent(8), sent(9), dataFrame(1, 9), close(1, 0)], 7, 7],
+    [[HELLO, sent(3, true), sent(4), dataFrame(1, 3)], 2, 3],
+  ];
+  for (const [steps, before, confirmed] of cases) assert.equal(confirmedUpTo(play(steps).ledger, before), confirmed);
+});
+
+test("isSteady() asks for a confirmation in both directions", () => {
+  assert.equal(isSteady(play([HELLO, dataFrame(1), sent(1)]).ledger), false);
+  assert.equal(isSteady(play([HELLO, sent(1), dataFrame(1, 1)]).ledger), false);
+  assert.equal(isSteady(play([HELLO, sent(1), dataFrame(1, 1), sent(2)]).ledger), true);
+  assert.equal(isSteady(play([{ type: "OPEN" }], "plain").ledger), false);
+  assert.equal(isSteady(play([{ type: "OPEN" }, { type: "TEXT", text: "" }], "plain").ledger), true);
+});
+
+// ---- Judgement
+
+const POLICY: Policy = { expect: undefined, expectCode: [1001], maxReconnectMs: 5000 };
+
+interface Way {
+  waitMs?: number;
+  forcedMs?: number;
+  instance?: string;
+  /** No next session: so much time has passed since the end. */
+  nowhereAfterMs?: number;
+  policy?: Partial<Policy>;
+  dialect?: "v1" | "plain";
+}
+
+function verdictOf(steps: Step[], way: Way = {}) {
+  const { waitMs = 50, forcedMs = 10, instance = "b", nowhereAfterMs, policy = {}, dialect = "v1" } = way;
+  const { ledger, now } = play(steps, dialect);
+  const redial: Redial = { startedAt: now, chosenMs: waitMs, failed: {} };
+  const openedAt = now + waitMs + forcedMs;
+  const next = new Ledger("ws://b/ws", dialect, 2000);
+  observe(next, dialect === "plain" ? { type: "OPEN" } : { ...HELLO, server: "pod-b", instance } as Frame, openedAt);
+  const to = nowhereAfterMs === undefined ? next : undefined;
+  return judge(
+    1,
+    ledger,
+    to,
+    redial,
+    { ...POLICY, ...policy },
+    nowhereAfterMs === undefined ? openedAt : now + nowhereAfterMs,
+    0,
+  );
+}
+
+/** A session up to SIGTERM: two DATA each way. */
+const OPENING: Step[] = [HELLO, sent(1), dataFrame(1), 2000, dataFrame(2, 1), sent(2)];
+const DRAINED: Step[] = [
+  ...OPENING,
+  500,
+  shutdown(2, 4),
+  ack(2),
+  100,
+  dataFrame(3, 2),
+  100,
+  dataFrame(4, 2),
+  close(4, 2),
+];
+const GRACEFUL: Step[] = [...DRAINED, frameClosed(), 1, end()];
+
+test("judge() passes a graceful handover, with its numbers", () => {
+  const { startedMs: _, ...handover } = { startedMs: 0, ...verdictOf(GRACEFUL) };
+  assert.deepEqual(handover, {
+    slot: 1,
+    verdict: "graceful",
+    symptom: null,
+    from: "pod-a",
+    to: "pod-b",
+    endedMs: 3701,
+    noticeMs: 201,
+    drainMs: 200,
+    remaining: { announced: 2, received: 2 },
+    received: 4,
+    sent: 2,
+    resent: 0,
+    lost: [],
+    duplicated: [],
+    reordered: [],
+    upstreamLost: 0,
+    code: 1001,
+    reason: "",
+    how: "fin",
+    complaint: null,
+    reconnectMs: 60,
+    chosenMs: 50,
+    forcedMs: 10,
+    failedDials: {},
+    silenceMs: null,
+    rules: { notice: "pass", complete: "pass", farewell: "pass", clean: "pass", moved: "pass" },
+  });
+});
+
+const TEXT = (text: string): SessionEvent => ({ type: "TEXT", text });
+const PLAIN: Step[] = [
+  { type: "OPEN" },
+  TEXT("Business data: 01:02:03"),
+  2000,
+  TEXT("SHUTDOWN"),
+  TEXT("Final data: 01:02:05 - 1"),
+];
+
+// deno-fmt-ignore
+const SYMPTOM_CASES: [name: string, steps: Step[], way: Way, symptom: string | null, marks?: string][] = [
+  ["graceful", GRACEFUL, {}, null, "pass pass pass pass pass"],
+  ["silent", [...OPENING, 10_000, end("silence")], {}, "STALLED", "FAIL n/a FAIL FAIL pass"],
+  ["cut long after the last DATA", [...OPENING, 3001, end()], {}, "STALLED"],
+  ["cut in time", [...OPENING, 3000, end()], {}, "CUT_WITHOUT_NOTICE", "FAIL n/a FAIL FAIL pass"],
+  ["reset in time", [...OPENING, 100, end("reset")], {}, "CUT_WITHOUT_NOTICE"],
+  ["no SHUTDOWN", [...OPENING, close(2, 2), frameClosed(), end()], {}, "NO_NOTICE", "FAIL pass pass pass pass"],
+  ["only a close frame", [...OPENING, frameClosed(), end()], {}, "NO_NOTICE", "FAIL pass FAIL pass pass"],
+  ["cut in the drain", [...OPENING, shutdown(2, 4), 100, dataFrame(3), end()], {}, "CUT_DURING_DRAIN", "pass n/a FAIL FAIL pass"],
+  ["silent in the drain", [...OPENING, shutdown(2, 4), 100, dataFrame(3), 1101, end()], {}, "STALLED"],
+  ["message lost", [...OPENING, shutdown(2, 4), ack(2), dataFrame(4), close(4, 2), frameClosed(), end()], {}, "DATA_LOST"],
+  ["last message lost", [...OPENING, shutdown(2, 4), ack(2), dataFrame(3), close(4, 2), frameClosed(), end()], {}, "DATA_LOST"],
+  ["repeated", [...OPENING, shutdown(1, 3), ack(2), dataFrame(3), dataFrame(3), close(3, 2), frameClosed(), end()], {}, "DATA_DUPLICATED"],
+  ["late", [...OPENING, shutdown(2, 4), ack(2), dataFrame(4), dataFrame(3), close(4, 2), frameClosed(), end()], {}, "DATA_REORDERED"],
+  ["upstream below our ACK", [...OPENING, shutdown(0, 2), ack(2), close(2, 1), frameClosed(), end()], {}, "UPSTREAM_LOST"],
+  ["upstream below an ack", [...OPENING, dataFrame(3, 2), close(3, 1), frameClosed(), end()], { policy: { expect: ["farewell"] } }, "UPSTREAM_LOST"],
+  ["no CLOSE", [...OPENING, shutdown(0, 2), ack(2), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["wrong count", [...OPENING, shutdown(0, 2), ack(2), close(3, 2), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["counts what was never sent", [...OPENING, shutdown(0, 2), ack(2), close(2, 9), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["DATA after CLOSE", [...DRAINED, dataFrame(5), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["no close frame", [...DRAINED, end()], {}, "NO_CLOSE_FRAME", "pass pass pass FAIL pass"],
+  ["no close frame, wrong count", [...OPENING, shutdown(0, 2), ack(2), close(3, 2), end()], {}, "NO_CLOSE_FRAME"],
+  ["the same, but only farewell is asked for", [...OPENING, close(3, 2), end()], { policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
+  ["reset after the close frame", [...DRAINED, frameClosed(), end("reset")], {}, "RESET_AFTER_CLOSE"],
+  ["no FIN", [...DRAINED, frameClosed(), 3000, end("silence")], {}, "RESET_AFTER_CLOSE"],
+  ["another code", [...DRAINED, frameClosed(1012), end()], {}, "WRONG_CLOSE_CODE"],
+  ["no code", [...DRAINED, frameClosed(1005), end()], {}, "WRONG_CLOSE_CODE"],
+  ["another code that is expected", [...DRAINED, frameClosed(1012), end()], { policy: { expectCode: [1001, 1012] } }, null],
+  ["the same server", GRACEFUL, { instance: "a" }, "SAME_SERVER", "pass pass pass pass FAIL"],
+  ["the same server, and late", GRACEFUL, { instance: "a", forcedMs: 5001 }, "SAME_SERVER"],
+  ["late", GRACEFUL, { forcedMs: 5001 }, "SLOW_RECONNECT"],
+  ["just in time after a long wait of our own", GRACEFUL, { waitMs: 9000, forcedMs: 5000 }, null],
+  ["nowhere", GRACEFUL, { nowhereAfterMs: 5051 }, "SLOW_RECONNECT"],
+  ["first failure first", [...OPENING, end()], { instance: "a" }, "CUT_WITHOUT_NOTICE"],
+  ["a failed rule that nobody asked for", [...OPENING, end()], { policy: { expect: ["moved"] } }, null],
+  ["plain, cut", [...PLAIN, end()], { dialect: "plain" }, "CUT_DURING_DRAIN", "pass n/a FAIL FAIL pass"],
+  ["plain, closed without notice", [PLAIN[0]!, frameClosed(), end()], { dialect: "plain" }, null, "FAIL n/a FAIL pass pass"],
+  ["plain, all of it", [...PLAIN, TEXT("CLOSE"), frameClosed(), end()], { dialect: "plain" }, null, "pass n/a pass pass pass"],
+  ["plain, without CLOSE", [...PLAIN, frameClosed(), end()], { dialect: "plain", policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
+];
+
+for (const [name, steps, way, symptom, marks] of SYMPTOM_CASES) {
+  test(`judge() of '${name}' says ${symptom ?? "graceful"}`, () => {
+    const handover = verdictOf(steps, way);
+    assert.equal(handover.symptom, symptom);
+    assert.equal(handover.verdict, symptom === null ? "graceful" : "failed");
+    if (marks !== undefined) {
+      assert.equal(RULES.map((rule) => handover.rules[rule].replace("fail", "FAIL")).join(" "), marks);
+    }
+  });
+}
+
+test("judge() calls a handover unfinished until it is late", () => {
+  assert.equal(verdictOf(GRACEFUL, { nowhereAfterMs: 5049 }).verdict, "unfinished"); // 50 ms of it were our choice
+  assert.equal(verdictOf(GRACEFUL, { nowhereAfterMs: 5051 }).verdict, "failed");
+  const draining = verdictOf([...OPENING, shutdown(2, 4)]);
+  assert.deepEqual([draining.verdict, draining.symptom, draining.how], ["unfinished", null, null]);
+});
+
+test("judge() reports ranges: what was announced and never came is lost, also after a cut", () => {
+  const { lost, rules } = verdictOf([...OPENING, shutdown(6, 8), dataFrame(3), dataFrame(5), end()]);
+  assert.deepEqual(lost, [[4, 4], [6, 8]]);
+  assert.equal(rules.complete, "n/a");
+});
+
+/** A small generator with a seed, so that a failure can be played again. */
+function randomFrom(seed: number): (below: number) => number {
+  let state = seed;
+  return (below) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor(state / 2 ** 32 * below);
+  };
+}
+
+/** The rules by whose failure a symptom may be named. */
+const NAMED_BY: Record<Symptom, Rule[]> = {
+  STALLED: ["notice", "farewell", "clean"],
+  CUT_WITHOUT_NOTICE: ["notice", "farewell", "clean"],
+  NO_NOTICE: ["notice"],
+  CUT_DURING_DRAIN: ["farewell", "clean"],
+  DATA_LOST: ["complete"],
+  DATA_DUPLICATED: ["complete"],
+  DATA_REORDERED: ["complete"],
+  UPSTREAM_LOST: ["farewell"],
+  NO_FAREWELL: ["farewell"],
+  NO_CLOSE_FRAME: ["clean"],
+  RESET_AFTER_CLOSE: ["clean"],
+  WRONG_CLOSE_CODE: ["clean"],
+  SAME_SERVER: ["moved"],
+  SLOW_RECONNECT: ["moved"],
+};
+
+test("every failed handover has exactly one symptom, and it belongs to a failed rule that counts", () => {
+  const seen = new Map<string, number>();
+  for (let seed = 1; seed <= 20_000; seed++) {
+    const random = randomFrom(seed);
+    const plain = random(4) === 0;
+    const some = (steps: Step[]): Step[] => steps.filter(() => random(8) > 0);
+    const last = 2 + random(4);
+    const frames: Step[] = plain
+      ? some([...PLAIN, TEXT("CLOSE")])
+      : some([...OPENING.slice(1), shutdown(last - 2, last + random(2) * random(2)), ack(2)]);
+    const seqs = Array.from({ length: plain ? 0 : last - 2 }, (_, index) => index + 3);
+    const at = random(seqs.length);
+    const spoil = [() => seqs.splice(at, 1), () => seqs.splice(at, 0, seqs[at]!), () => seqs.reverse()][random(12)];
+    if (seqs.length > 0) spoil?.();
+    for (const seq of seqs) frames.push(100, dataFrame(seq, random(8) > 0 ? 2 : random(4)));
+    if (!plain && random(4) > 0) frames.push(close(last + random(2) * random(2), random(8) > 0 ? 2 : random(4)));
+    if (random(10) === 0) frames.push(random(5000));
+    if (random(4) > 0) frames.push(frameClosed([1001, 1001, 1001, 1005, 1012, 1000][random(6)]));
+    if (random(12) === 0) frames.push(3000);
+    frames.push(end((["fin", "fin", "fin", "reset", "silence"] as const)[random(5)]));
+    const expect = random(2) === 0 ? undefined : RULES.filter(() => random(2) === 0);
+    const handover = verdictOf([plain ? { type: "OPEN" } : HELLO, ...frames.filter((step) => step !== PLAIN[0])], {
+      dialect: plain ? "plain" : "v1",
+      instance: random(6) === 0 ? "a" : "b",
+      forcedMs: random(6) === 0 ? 6000 : 10,
+      ...random(10) === 0 ? { nowhereAfterMs: random(10_000) } : {},
+      policy: { expect },
+    });
+    const { verdict, symptom, rules } = handover;
+    const failed = (expect ?? (plain ? ["clean", "moved"] as const : RULES)).filter((rule) => rules[rule] === "fail");
+    const story = `seed ${seed}: ${JSON.stringify(handover)}`;
+    assert.equal(verdict === "failed", failed.length > 0, story);
+    assert.equal(verdict === "failed", symptom !== null, story);
+    if (symptom !== null) assert.ok(failed.some((rule) => NAMED_BY[symptom].includes(rule)), story);
+    seen.set(symptom ?? verdict, (seen.get(symptom ?? verdict) ?? 0) + 1);
+  }
+  // The histories must reach every corner, or the property says nothing: 14 symptoms, graceful, unfinished.
+  assert.equal(seen.size, 16, JSON.stringify([...seen]));
+});
+
+// ---- Numbers and words
+
+test("backoffMs() is full jitter below min(cap, base × 2^attempt)", () => {
+  const options = { baseMs: 100, capMs: 1000 };
+  assert.deepEqual([0, 1, 2, 3, 4, 60].map((attempt) => backoffMs(attempt, options, 1)), [
+    100,
+    200,
+    400,
+    800,
+    1000,
+    1000,
+  ]);
+  assert.equal(backoffMs(3, options, 0), 0);
+  assert.equal(backoffMs(3, options, 0.5), 400);
+  assert.equal(backoffMs(1, { baseMs: 30, capMs: 1000 }, 0.5), 30);
+});
+
+test("percentile() takes the nearest rank", () => {
+  const numbers = Array.from({ length: 100 }, (_, index) => 100 - index);
+  assert.deepEqual([1, 50, 99, 100].map((percent) => percentile(numbers, percent)), [1, 50, 99, 100]);
+  assert.equal(percentile([7], 1), 7);
+  assert.equal(percentile([], 50), null);
+});
+
+test("durations and counts read as people write them", () => {
+  const durations: [number, string][] = [[0, "0ms"], [0.44, "0.4ms"], [9.94, "9.9ms"], [9.96, "10ms"], [41.4, "41ms"]];
+  durations.push([999.4, "999ms"], [999.6, "1.00s"], [1234.567, "1.23s"], [31_400, "31.4s"], [59_949, "59.9s"]);
+  durations.push([59_960, "1m00s"], [125_000, "2m05s"]);
+  for (const [ms, text] of durations) assert.equal(duration(ms), text);
+  assert.deepEqual([count(0, "session"), count(1, "session"), count(9000, "session")], [
+    "0 sessions",
+    "1 session",
+    "9,000 sessions",
+  ]);
+});
+
+test("closeReason() fits a close frame whatever it is given", () => {
+  for (const text of ["short", "x".repeat(500), "é".repeat(100), "🙂".repeat(60)]) {
+    const bytes = new TextEncoder().encode(closeReason(text)).length;
+    assert.ok(bytes <= 123 && (bytes >= 119 || text === "short"), `${bytes} bytes`);
+  }
+});
+
+test("printable() leaves no control character", () => {
+  assert.equal(printable("a\x1b[31mb\r\n\x07c\u009b"), "a�[31mb���c�");
+});
