@@ -710,10 +710,10 @@ export function render(result: Result): string {
 function renderHandover(handover: Handover): string[] {
   const { rules, noticeMs, remaining, lost, duplicated, reordered, code, reason, how, complaint } = handover;
   const order = [
-    lost.length > 0 && `lost ${ranges(lost)}`,
-    duplicated.length > 0 && `duplicated ${ranges(duplicated)}`,
+    lost.length > 0 && `lost seq ${ranges(lost)}`,
+    duplicated.length > 0 && `twice seq ${ranges(duplicated)}`,
   ];
-  const disorder = [...order, reordered.length > 0 && `late ${ranges(reordered)}`].filter(Boolean).join(", ");
+  const disorder = [...order, reordered.length > 0 && `late seq ${ranges(reordered)}`].filter(Boolean).join(", ");
   const dials = Object.entries(handover.failedDials).map(([kind, number]) => `, ${kind} ×${number}`).join("");
   const said: Record<Rule, string> = {
     notice: noticeMs === null ? "no SHUTDOWN" : `SHUTDOWN ${duration(noticeMs)} before the end` +

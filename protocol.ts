@@ -7,13 +7,13 @@
  * client                                   server
  *   |------------- upgrade ------------------>|
  *   |<------------ HELLO ---------------------|   who you reached
- *   |<============ DATA seq 1.. ==============|   at once, then every interval
- *   |============= DATA seq n.. =============>|   at once, then every interval
+ *   |<============ DATA seq 1.. ==============|   at once, then every interval (2 s)
+ *   |============= DATA seq n.. =============>|   at once, then every interval (2 s)
  *   |                                         |   <- SIGTERM
  *   |<------------ SHUTDOWN ------------------|   announces lastSeq: what is still to come
- *   |------------- ACK ---------------------->|   announces the client's lastSeq
- *   |<============ DATA .. lastSeq ===========|   the remaining messages
- *   |<------------ CLOSE ---------------------|   final counts, once the client's last message is in
+ *   |------------- ACK ---------------------->|   announces the client's lastSeq; it sends no more DATA here
+ *   |<============ DATA .. lastSeq ===========|   1-10 remaining messages
+ *   |<------------ CLOSE ---------------------|   final counts, once the client's last message is in too
  *   |<=========== close frame 1001 ==========>|   then FIN
  *   |------------- upgrade (elsewhere) ------>|
  * ```

@@ -97,7 +97,7 @@ async function main() {
   if (own.fault !== "crash") cost.exitMs = Math.round(exit.at - signalledAt);
   if (cost.exitMs !== null && !killed) {
     cost.scriptedMs = scriptedMs(result.handovers, remainingIntervalMs, spreadMs);
-    cost.overheadMs = cost.exitMs - cost.scriptedMs;
+    cost.overheadMs = cost.scriptedMs === null ? null : cost.exitMs - cost.scriptedMs;
   }
   cost.reconnectP50Ms = result.reconnect.p50Ms;
   cost.reconnectP99Ms = result.reconnect.p99Ms;
@@ -111,7 +111,7 @@ async function main() {
   }
   const unconfirmed = victim.lines.findLast((line) => line.includes("drain-complete"))?.match(/(\d+) unconfirmed/)?.[1];
   if (unconfirmed) {
-    findings.push({ name: "UNCONFIRMED_CLOSE", text: `${unconfirmed} peers did not answer the close frame` });
+    findings.push({ name: "UNCONFIRMED_CLOSE", text: `peers that did not answer the close frame: ${unconfirmed}` });
   }
 
   const { verdict, handovers } = result;
@@ -242,9 +242,11 @@ function perSession(bytes, sessions) {
 /** The time that the drain is meant to take: the longest session's remaining messages, and when its turn came. */
 function scriptedMs(handovers, intervalMs, spreadMs) {
   const drains = handovers.filter(({ remaining }) => remaining !== null).map(({ remaining, endedMs, noticeMs }) => ({
-    told: spreadMs === 0 || noticeMs === null ? 0 : endedMs - noticeMs,
+    told: spreadMs === 0 ? 0 : endedMs - noticeMs,
     ms: (remaining.announced ?? remaining.received) * intervalMs,
+    whole: remaining.received >= (remaining.announced ?? 0),
   }));
+  if (drains.length === 0 || !drains.every(({ whole }) => whole)) return null; // it did not play its script
   const first = drains.reduce((least, { told }) => Math.min(least, told), Infinity);
   return Math.round(drains.reduce((most, { told, ms }) => Math.max(most, told - first + ms), 0));
 }
@@ -252,14 +254,18 @@ function scriptedMs(handovers, intervalMs, spreadMs) {
 function renderText(output, cost, findings) {
   const [verdict, ...body] = output.trimEnd().split("\n").reverse();
   const ms = (value) => value === null ? "n/a" : `${Math.round(value)} ms`;
-  const kb = (bytes) => bytes === null ? "n/a" : `${(bytes / 1024).toFixed(1)} KB`;
+  const kb = (bytes) => `${(bytes / 1024).toFixed(1)} KB`;
+  const { serverBytesPerSession: server, clientBytesPerSession: client } = cost;
+  const memory = server === null || client === null
+    ? `n/a (it takes ${SESSIONS_TO_MEASURE_MEMORY} sessions, and a server that is still there)`
+    : `server ${kb(server)}, client ${kb(client)} a session`;
   return [
     ...body.reverse(),
     ...findings.flatMap(({ name, text }) => [`${name}  ${text}`, ""]),
     `Cost         ${cost.sessions} session${cost.sessions === 1 ? "" : "s"}, ${cost.messages} messages verified`,
     `  exit       ${ms(cost.exitMs)} from SIGTERM = ${ms(cost.scriptedMs)} scripted + ${ms(cost.overheadMs)} overhead`,
     `  reconnect  p50 ${ms(cost.reconnectP50Ms)}, p99 ${ms(cost.reconnectP99Ms)}`,
-    `  memory     server ${kb(cost.serverBytesPerSession)}, client ${kb(cost.clientBytesPerSession)} a session`,
+    `  memory     ${memory}`,
     "",
     verdict,
     "",

@@ -103,7 +103,7 @@ interface Session {
   state: "open" | "draining" | "closing" | "over";
   /** Messages still to send in the drain. */
   remaining: number;
-  heard: boolean;
+  missedPings: number;
   production: NodeJS.Timeout | undefined;
   heartbeat: NodeJS.Timeout | undefined;
 }
@@ -244,22 +244,20 @@ async function serve(settings: Settings): Promise<void> {
       ack: undefined,
       state: "open",
       remaining: 0,
-      heard: true,
+      missedPings: 0,
       production: undefined,
       heartbeat: undefined,
     };
     sessions.add(session);
     tally.opened++;
     ws.on("message", (data, isBinary) => onMessage(session, data, isBinary));
-    ws.on("pong", () => session.heard = true);
+    ws.on("pong", () => session.missedPings = 0);
     ws.on("error", (error) => noteInvalid(session, error.message));
     ws.on("close", (code) => onClose(session, code));
     const { remoteAddress } = request.socket;
     const dialect = session.plain ? "plain" : "v1";
-    log.each(
-      "session-opened",
-      () => [`${session.id} from ${remoteAddress}, ${dialect}`, { session: session.id, dialect }],
-    );
+    const { id } = session;
+    log.each("session-opened", () => [`${brief(id)} from ${remoteAddress}, ${dialect}`, { session: id, dialect }]);
     session.heartbeat = setInterval(checkPulse, settings.silenceTimeoutMs / 2, session);
     if (!session.plain) send(session, hello(session.id));
     produce(session);
@@ -272,7 +270,7 @@ async function serve(settings: Settings): Promise<void> {
   }
 
   function onMessage(session: Session, data: RawData, isBinary: boolean): void {
-    session.heard = true;
+    session.missedPings = 0;
     if (session.state === "closing" || session.state === "over") return; // CLOSE has given the final counts
     if (session.plain) return void session.received++;
     if (isBinary) return reject(session, 1003, "Cannot accept a binary message: frames are JSON text");
@@ -301,7 +299,7 @@ async function serve(settings: Settings): Promise<void> {
   }
 
   function noteInvalid({ id }: Session, reason: string): void {
-    log.each("invalid-frame", () => [`${id}: ${reason}`, { session: id }, "warn"]);
+    log.each("invalid-frame", () => [`${brief(id)}: ${reason}`, { session: id }, "warn"]);
   }
 
   /** Nothing more is sent or counted on this session. */
@@ -317,22 +315,24 @@ async function serve(settings: Settings): Promise<void> {
     sessions.delete(session);
     const { id, sent, received } = session;
     log.each("session-closed", () => [
-      `${id} with ${code}: sent ${sent}, received ${received}`,
+      `${brief(id)} with ${code}: sent ${sent}, received ${received}`,
       { session: id, code, sent, received },
     ]);
     if (sessions.size === 0) allGone();
   }
 
+  /** Twice in a silence timeout: two pings without any sign of life are the end. */
   function checkPulse(session: Session): void {
-    if (session.heard) {
-      session.heard = false;
+    if (session.missedPings < 2) {
+      session.missedPings++;
       if (session.ws.readyState === session.ws.OPEN) session.ws.ping(onSent);
       return;
     }
     // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
     setImmediate(() => {
-      if (session.heard) return;
-      log.each("session-silent", () => [`${session.id} answers no ping: terminated`, { session: session.id }, "warn"]);
+      if (session.missedPings < 2) return;
+      const { id } = session;
+      log.each("session-silent", () => [`${brief(id)} answers no ping: terminated`, { session: id }, "warn"]);
       session.ws.terminate();
     });
   }
@@ -427,7 +427,7 @@ async function serve(settings: Settings): Promise<void> {
     process.exitCode = 1;
     for (const session of sessions) {
       const state = `${session.state}, ${session.remaining} remaining, ACK ${session.ack ?? "missing"}`;
-      log.line("session-cut", `${session.id} not drained in time: ${state}`, { session: session.id }, "error");
+      log.line("session-cut", `${brief(session.id)} not drained in time: ${state}`, { session: session.id }, "error");
       end(session, "over");
       session.ws.terminate();
     }
@@ -508,6 +508,11 @@ async function serve(settings: Settings): Promise<void> {
     if (fault === "reset") session.socket.resetAndDestroy();
     session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
   }
+}
+
+/** Enough of an id for people to tell sessions apart; the labels have all of it. */
+function brief(id: string): string {
+  return id.slice(0, 8);
 }
 
 /** HH:MM:SS, as the plain dialect has it. */

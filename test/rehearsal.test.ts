@@ -142,7 +142,7 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     assert.equal(code, 1);
     const lines = stdout.trimEnd().split("\n");
     assert.equal(lines.at(-1), "FAIL  1 of 1 handover: DATA_LOST ×1 (server-1)");
-    assert.ok(lines.some((line) => /^ {2}complete +FAIL .*lost \d+$/.test(line)), stdout);
+    assert.ok(lines.some((line) => /^ {2}complete +FAIL .*lost seq \d+$/.test(line)), stdout);
     assert.ok(lines.some((line) => line.startsWith("  Fix: ")), stdout);
     assert.ok(
       lines.some((line) => /^ {2}exit +\d+ ms from SIGTERM = \d+ ms scripted \+ \d+ ms overhead$/.test(line)),
