@@ -364,7 +364,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       symptoms.set(symptom, entry);
     }
     handovers.push(handover);
-    const kept = Math.max(KEPT_HANDOVERS, slots.length, settings.handovers);
+    const kept = Math.max(KEPT_HANDOVERS, slots.length);
     if (handovers.length >= 2 * kept) handovers.splice(0, kept);
     log.each("handover", () => [headline(handover), handover, verdict === "failed" ? "warn" : "info"]);
     const judged = tally.graceful + tally.failed;

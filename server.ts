@@ -161,7 +161,11 @@ async function serve(settings: Settings): Promise<void> {
   // A signal in the window before listen() must find its handler.
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
-  const server = createServer(onRequest);
+  // Who connects and says nothing is let go within about ten seconds.
+  const server = createServer(
+    { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 },
+    onRequest,
+  );
   server.on("upgrade", onUpgrade);
   const admin = await openAdmin(settings.adminPort, settings.host, {
     "/healthz": () => ({ status: 200, body: "ok\n" }),
