@@ -21,6 +21,7 @@ import {
   closeReason,
   confirmedUpTo,
   count,
+  createAdmin,
   createLog,
   decode,
   duration,
@@ -32,6 +33,7 @@ import {
   isSteady,
   judge,
   Ledger,
+  listen,
   LOG_FORMAT,
   MAX_MESSAGE_BYTES,
   MAX_PAYLOAD_BYTES,
@@ -39,7 +41,6 @@ import {
   milliseconds,
   observe,
   oneOf,
-  openAdmin,
   percentile,
   PORT,
   printable,
@@ -233,18 +234,14 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const log = createLog("client", settings.logFormat, status, () => slots.length);
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
-  const admin = await openAdmin(settings.adminPort, "", {
+  const admin = createAdmin({
     "/healthz": () => ({ status: 200, body: "ok\n" }),
     "/readyz": () => ({ status: open.size >= slots.length ? 200 : 503, body: `${status()}\n` }),
     "/report": () => ({ status: 200, body: `${JSON.stringify(makeResult())}\n`, type: "application/json" }),
   });
-  log.line(
-    "started",
-    `${count(slots.length, "session")} to ${settings.url.join(", ")}, admin port ${
-      (admin.address() as { port: number }).port
-    }`,
-    { sessions: slots.length },
-  );
+  const adminPort = await listen(admin, settings.adminPort, "");
+  const where = `${count(slots.length, "session")} to ${settings.url.join(", ")}`;
+  log.line("started", `${where}, admin port ${adminPort}`, { sessions: slots.length, adminPort });
   if (settings.timeoutMs > 0) setTimeout(stop, settings.timeoutMs, "--timeout").unref();
   if (settings.probeIntervalMs > 0) setInterval(probe, settings.probeIntervalMs).unref();
   for (const slot of slots) void runSlot(slot);

@@ -817,9 +817,9 @@ export function useColour(stream: NodeJS.WriteStream): void {
 /** What an admin path answers. */
 export type Route = () => { status: number; body: string; type?: string };
 
-/** Opens the admin port with its routes. Throws `UserError` where it cannot listen. */
-export async function openAdmin(port: number, host: string, routes: Record<string, Route>): Promise<Server> {
-  const server = createServer((request, response) => {
+/** The server of the admin port: GET on its routes, 404 and 405 for the rest. */
+export function createAdmin(routes: Record<string, Route>): Server {
+  return createServer((request, response) => {
     const path = request.url?.split("?")[0] ?? "";
     const known = Object.hasOwn(routes, path);
     const { status, body, type = "text/plain; charset=utf-8" } = !known
@@ -829,8 +829,6 @@ export async function openAdmin(port: number, host: string, routes: Record<strin
       : routes[path]!();
     response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
   });
-  await listen(server, port, host);
-  return server;
 }
 
 /** Listens, on any address where `host` is "". Resolves to the port; throws `UserError` where it cannot. */

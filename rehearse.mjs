@@ -7,6 +7,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import kleur from "kleur";
 import mri from "mri";
 
@@ -14,7 +15,7 @@ const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
   grace: ["GRACE", "30", "seconds from SIGTERM to SIGKILL"],
   fault: ["FAULT", "none", "the promise that the victim breaks"],
-  command: ["COMMAND", `${process.execPath} dist/{role}.js`, "how to start a program; {role} is server or client"],
+  command: ["COMMAND", "node dist/{role}.js", "how to start a program; {role} is server or client"],
 };
 /** Settings that the rehearsal itself must choose. */
 const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeout"];
@@ -55,22 +56,12 @@ async function main() {
   const idleServerBytes = residentBytes(victim);
 
   const flags = [...urls.flatMap((url) => ["--url", url]), "--admin-port", "0", "--handovers", String(sessions)];
-  const client = start("client", "client", [
-    ...flags,
-    "--timeout",
-    "0",
-    "--report",
-    reportFile,
-    ...handedThrough.client,
-  ], own.command);
+  const theirs = ["--timeout", "0", "--report", reportFile, ...handedThrough.client];
+  const client = start("client", "client", [...flags, ...theirs], own.command);
   await client.says("started");
   const idleClientBytes = residentBytes(client);
 
-  if (own.fault === "crash") {
-    await victim.exited;
-  } else {
-    await client.says("steady");
-  }
+  await (own.fault === "crash" ? victim.exited : client.says("steady"));
   const cost = { sessions, messages: 0, exitMs: null, scriptedMs: null, overheadMs: null };
   const memory = {
     serverBytesPerSession: perSession(residentBytes(victim) - idleServerBytes, sessions),
@@ -90,7 +81,7 @@ async function main() {
   const [{ code }, exit] = await Promise.all([client.exited, victim.exited]);
   [kill, stop, giveUp].forEach(clearTimeout);
   for (const { child } of servers) child.kill("SIGTERM");
-  if (code !== 0 && code !== 1) throw new UserError(""); // the client has said why
+  if (code !== 0 && code !== 1) throw new UserError(code === 2 ? "" : "The client gave no verdict"); // with 2 it has said why
 
   const result = JSON.parse(readFileSync(reportFile, "utf8"));
   cost.messages = result.messages.received + result.messages.sent;
@@ -175,54 +166,63 @@ function last(value) {
 
 /** What a program's --help says of its settings: `{ interval: { env, fallback }, … }`. */
 function settingsOf(role, command) {
-  const [program, ...flags] = commandFor(role, command ?? process.env.COMMAND ?? OWN.command[1]);
-  const text = execFileSync(program, [...flags, "--help"], { encoding: "utf8" });
+  const [file, ...args] = commandFor(role, command);
+  let text;
+  try {
+    text = execFileSync(file, [...args, "--help"], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  } catch (error) {
+    throw new UserError(
+      `Cannot run ${[file, ...args].join(" ")} (make build?): ${String(error.stderr || error.message).trim()}`,
+    );
+  }
   const rows = text.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
   return Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
 }
 
+/** The default runs the bundles beside this file on this very Node. */
 function commandFor(role, command) {
+  if (command === OWN.command[1]) return [process.execPath, fileURLToPath(new URL(`dist/${role}.js`, import.meta.url))];
   return command.replaceAll("{role}", role).split(" ");
 }
 
 /** Starts one program; its log lines go on to stderr with its name before them. */
 function start(role, name, flags, command) {
-  const [program, ...rest] = commandFor(role, command);
+  const [file, ...rest] = commandFor(role, command);
   const env = { ...process.env, ...(process.stderr.isTTY && !process.env.NO_COLOR ? { FORCE_COLOR: "1" } : {}) };
-  const child = spawn(program, [...rest, ...flags], { stdio: ["ignore", "pipe", "pipe"], env });
-  const process_ = { child, name, lines: [], output: "", waiting: [] };
-  child.stdout.setEncoding("utf8").on("data", (text) => process_.output += text);
+  const child = spawn(file, [...rest, ...flags], { stdio: ["ignore", "pipe", "pipe"], env });
+  const program = { child, name, lines: [], output: "", waiting: [] };
+  child.stdout.setEncoding("utf8").on("data", (text) => program.output += text);
   createInterface({ input: child.stderr }).on("line", (line) => {
     process.stderr.write(`${kleur.dim(`[${name}]`)} ${line}\n`);
-    if (process_.lines.push(line) > 1000) process_.lines.shift();
-    for (const waiter of process_.waiting) if (hasAction(line, waiter.action)) waiter.resolve(line);
+    if (program.lines.push(line) > 1000) program.lines.shift();
+    for (const waiter of program.waiting) if (hasAction(line, waiter.action)) waiter.resolve(line);
   });
-  process_.exited = new Promise((resolve) => {
+  program.exited = new Promise((resolve) => {
     let at; // `exit` is the moment, `close` comes when the last line has been read
     child.on("error", (error) => {
-      console.error(`Cannot start ${program}: ${error.message}`);
+      console.error(`Cannot start ${file}: ${error.message}`);
       resolve({ code: 2, at: performance.now() });
     });
     child.on("exit", () => at = performance.now());
     child.on("close", (code, signal) => resolve({ code, signal, at }));
   });
   /** The first line with this action; the end of the rehearsal where the process ends before it. */
-  process_.says = (action) => {
-    const said = process_.lines.find((line) => hasAction(line, action));
+  program.says = (action) => {
+    const said = program.lines.find((line) => hasAction(line, action));
     if (said !== undefined) return Promise.resolve(said);
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
         () => reject(new UserError(`${name} did not say '${action}' in time`)),
         START_TIMEOUT_MS,
       );
-      process_.waiting.push({ action, resolve: (line) => (clearTimeout(timer), resolve(line)) });
-      process_.exited.then(({ code }) =>
+      program.waiting.push({ action, resolve: (line) => (clearTimeout(timer), resolve(line)) });
+      program.exited.then(({ code }) =>
         reject(new UserError(code === 2 ? "" : `${name} ended before it said '${action}'`)) // with 2 it has said why
       );
     });
   };
-  children.push(process_);
-  return process_;
+  children.push(program);
+  return program;
 }
 
 function hasAction(line, action) {

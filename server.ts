@@ -20,6 +20,7 @@ import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } fro
 import {
   closeReason,
   count,
+  createAdmin,
   createLog,
   decode,
   duration,
@@ -33,7 +34,6 @@ import {
   MAX_PAYLOAD_BYTES,
   milliseconds,
   oneOf,
-  openAdmin,
   PORT,
   PROBE_HEADER,
   readSettings,
@@ -158,36 +158,28 @@ async function serve(settings: Settings): Promise<void> {
   const wss = new WebSocketServer(options);
   wss.on("wsClientError", (error, socket) => refuse(socket, 400, error.message));
 
-  // A signal in the window before listen() must find its handler.
-  process.on("SIGTERM", onSignal);
-  process.on("SIGINT", onSignal);
   // Who connects and says nothing is let go within about ten seconds.
-  const server = createServer(
-    { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 },
-    onRequest,
-  );
+  const patience = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
+  const server = createServer(patience, onRequest);
   server.on("upgrade", onUpgrade);
-  const admin = await openAdmin(settings.adminPort, settings.host, {
+  const admin = createAdmin({
     "/healthz": () => ({ status: 200, body: "ok\n" }),
     "/readyz": () => phase === "serving" ? { status: 200, body: "ready\n" } : { status: 503, body: `${phase}\n` },
   });
+
+  // A signal in the window before listen() must find its handler.
+  process.on("SIGTERM", onSignal);
+  process.on("SIGINT", onSignal);
   try {
+    const adminPort = await listen(admin, settings.adminPort, settings.host);
     const port = await listen(server, settings.port, settings.host);
-    const adminPort = (admin.address() as { port: number }).port;
-    const host = settings.host === ""
-      ? "localhost"
-      : settings.host.includes(":")
-      ? `[${settings.host}]`
-      : settings.host;
-    log.line(
-      "listening",
-      `${settings.name} on ws://${host}:${port}/ws, admin port ${adminPort}${
-        fault === "none" ? "" : `, fault ${fault}`
-      }`,
-      { server: settings.name, instance, port, adminPort, fault },
-    );
+    if (phase !== "serving") return release(); // it came in that window
+    const host = settings.host.includes(":") ? `[${settings.host}]` : settings.host || "localhost";
+    const where = `${settings.name} on ws://${host}:${port}/ws, admin port ${adminPort}`;
+    const labels = { server: settings.name, instance, port, adminPort, fault };
+    log.line("listening", fault === "none" ? where : `${where}, fault ${fault}`, labels);
   } catch (error) {
-    admin.close();
+    release();
     throw error;
   }
 
@@ -407,10 +399,7 @@ async function serve(settings: Settings): Promise<void> {
     // 4. Nobody is left to be told anything: let go of both ports, and of connections that never said a word.
     phase = "closed";
     for (const probe of probes) probe.terminate();
-    for (const listener of [server, admin]) {
-      listener.close();
-      listener.closeAllConnections();
-    }
+    release();
     const seconds = ((performance.now() - signalledAt) / 1000).toFixed(2);
     const notes = [
       tally.unconfirmed > 0 && `${tally.unconfirmed} unconfirmed`,
@@ -425,6 +414,13 @@ async function serve(settings: Settings): Promise<void> {
       seconds: Number(seconds),
       ...tally,
     });
+  }
+
+  function release(): void {
+    for (const listener of [server, admin]) {
+      listener.close();
+      listener.closeAllConnections();
+    }
   }
 
   function cutStragglers(): void {
