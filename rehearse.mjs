@@ -116,7 +116,8 @@ async function main() {
 /** Our own settings, and those of the programs, which are handed through to whoever knows them. */
 function readOptions() {
   // Both programs are asked for their settings: a list here would drift.
-  const command = process.argv.find((argument) => argument.startsWith("--command="))?.slice("--command=".length);
+  const { command: asked } = mri(process.argv.slice(2), { string: ["command"] });
+  const command = last(asked) || process.env.COMMAND || OWN.command[1];
   const known = { server: settingsOf("server", command), client: settingsOf("client", command) };
   const names = [...Object.keys(OWN), ...Object.keys({ ...known.server, ...known.client }), "json", "help"];
   let unknown;
