@@ -172,9 +172,8 @@ function settingsOf(role, command) {
   try {
     text = execFileSync(file, [...args, "--help"], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
   } catch (error) {
-    throw new UserError(
-      `Cannot run ${[file, ...args].join(" ")} (make build?): ${String(error.stderr || error.message).trim()}`,
-    );
+    const why = /^\w*Error: .*/m.exec(error.stderr)?.[0] ?? error.message;
+    throw new UserError(`Cannot run ${[file, ...args].join(" ")}: ${why}; 'make build' builds the bundles`);
   }
   const rows = text.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
   return Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
@@ -230,10 +229,13 @@ function hasAction(line, action) {
   return line.includes(`"event.action":"${action}"`) || new RegExp(`^\\S+ \\S*${action}\\b`).test(line);
 }
 
-/** Resident memory, as ps tells it on Linux and macOS. */
-function residentBytes({ child }) {
-  if (child.exitCode !== null || child.signalCode !== null) return NaN;
-  return Number(execFileSync("ps", ["-o", "rss=", "-p", String(child.pid)], { encoding: "utf8" })) * 1024;
+/** Resident memory, from /proc on Linux and ps elsewhere; NaN of a process that is gone. */
+function residentBytes({ child: { pid, exitCode, signalCode } }) {
+  if (exitCode !== null || signalCode !== null) return NaN;
+  const text = process.platform === "linux"
+    ? /VmRSS:\s*(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]
+    : execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" });
+  return Number(text) * 1024;
 }
 
 function perSession(bytes, sessions) {
@@ -281,7 +283,7 @@ function usage(known) {
   );
   return "Usage: node rehearse.mjs [settings]\n\nPlays a pod deletion on this machine and judges it.\n\n" +
     rows.map(([flag, env, fallback, meaning]) =>
-      `  ${flag.padEnd(10)} ${env.padEnd(8)} ${fallback.padEnd(2)} ${meaning}\n`
+      `  ${flag.padEnd(10)} ${env.padEnd(8)} ${fallback.padEnd(19)} ${meaning}\n`
     ).join("") +
     `\nHanded through to servers and client, see their --help:\n\n  ${flags.map((flag) => `--${flag}`).join(" ")}\n`;
 }
