@@ -88,6 +88,9 @@ export const SETTINGS = {
 
 type Settings = Values<typeof SETTINGS>;
 
+/** The pace of fault `slow-drain`: longer than any grace period. */
+const SLOW_INTERVAL_MS = 3_600_000;
+
 /** One WebSocket connection. Only what a session needs while it is idle: there are thousands. */
 interface Session {
   id: string;
@@ -101,7 +104,8 @@ interface Session {
   ack: number | undefined;
   /** `closing`: the farewell is said, the peer's close frame is awaited. `over`: refused or cut. */
   state: "open" | "draining" | "closing" | "over";
-  /** Messages still to send in the drain. */
+  /** Messages that SHUTDOWN announced, and those of them still to send. */
+  announced: number;
   remaining: number;
   missedPings: number;
   production: NodeJS.Timeout | undefined;
@@ -131,6 +135,7 @@ async function main(): Promise<void> {
 
 async function serve(settings: Settings): Promise<void> {
   const { fault } = settings;
+  const remainingIntervalMs = fault === "slow-drain" ? SLOW_INTERVAL_MS : settings.remainingIntervalMs;
   const instance = randomUUID();
   const sessions = new Set<Session>();
   const probes = new Set<WebSocket>();
@@ -239,6 +244,7 @@ async function serve(settings: Settings): Promise<void> {
       received: 0,
       ack: undefined,
       state: "open",
+      announced: 0,
       remaining: 0,
       missedPings: 0,
       production: undefined,
@@ -387,11 +393,8 @@ async function serve(settings: Settings): Promise<void> {
     // 3. Every session drains by itself; the last one to go ends the wait.
     if (total > 0) {
       const gone = new Promise<void>((resolve) => allGone = resolve);
-      for (const session of sessions) {
-        const delayMs = settings.spreadMs === 0 ? 0 : randomInt(settings.spreadMs);
-        if (delayMs === 0) beginDrain(session, signalledAt);
-        else setTimeout(beginDrain, delayMs, session, signalledAt + delayMs).unref(); // its session may go first
-      }
+      if (settings.spreadMs === 0) drainTogether([...sessions], signalledAt);
+      else for (const session of sessions) drainLater(session);
       await gone;
     }
     clearTimeout(deadline);
@@ -441,15 +444,37 @@ async function serve(settings: Settings): Promise<void> {
     }
   }
 
-  function beginDrain(session: Session, startAt: number): void {
-    if (session.state !== "open") return;
+  function drainLater(session: Session): void {
+    const delayMs = randomInt(settings.spreadMs);
+    setTimeout(() => drainTogether([session], signalledAt + delayMs), delayMs).unref(); // the session may leave first
+  }
+
+  /** Drains sessions that start together, with one timer for all: thousands of timers and closures cost as much as the messages. */
+  function drainTogether(group: Session[], startAt: number): void {
+    let draining = group.filter(announce);
+    // Due times count from the planned start: neither late timers nor the time to tell thousands of peers adds up.
+    let dueAt = startAt;
+    const waitForNext = (): void => {
+      dueAt += remainingIntervalMs;
+      // Sessions keep the process alive, not this timer: they may all leave before it fires.
+      if (draining.length > 0) setTimeout(sendNext, Math.max(0, dueAt - performance.now())).unref();
+    };
+    const sendNext = (): void => {
+      draining = draining.filter(sendRemaining);
+      waitForNext();
+    };
+    waitForNext();
+  }
+
+  /** Tells a session that the end has begun; whether anything remains to be sent. */
+  function announce(session: Session): boolean {
+    if (session.state !== "open") return false;
     session.state = "draining";
     clearInterval(session.production);
     const { least, most } = settings.remaining;
     // The faults that spoil the order of messages need two of them.
     const remaining = Math.max(randomInt(least, most + 1), fault.endsWith("-data") ? 2 : 0);
-    const intervalMs = fault === "slow-drain" ? 3_600_000 : settings.remainingIntervalMs;
-    session.remaining = remaining;
+    session.announced = session.remaining = remaining;
     if (session.plain) {
       send(session, "SHUTDOWN");
     } else if (fault !== "skip-notice") {
@@ -459,30 +484,30 @@ async function serve(settings: Settings): Promise<void> {
         reason: "server is shutting down",
         remaining,
         lastSeq: session.sent + remaining,
-        intervalMs,
+        intervalMs: remainingIntervalMs,
         budgetMs: Math.max(0, Math.round(signalledAt + settings.drainTimeoutMs - performance.now())),
       });
     }
-    // Due times count from the planned start: neither late timers nor the time to tell thousands of peers adds up.
-    let dueAt = startAt;
-    const waitForNext = (): void => {
-      if (session.remaining === 0) return sayFarewell(session);
-      dueAt += intervalMs;
-      session.production = setTimeout(sendNext, Math.max(0, dueAt - performance.now()));
-    };
-    const sendNext = (): void => {
-      // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
-      session.socket.cork();
-      if (!isFull(session)) sendRemaining(session, remaining - --session.remaining);
-      waitForNext();
-      session.socket.uncork();
-    };
-    waitForNext();
+    if (remaining === 0) sayFarewell(session);
+    return remaining > 0;
   }
 
-  function sendRemaining(session: Session, nth: number): void {
+  /** Sends one of the remaining messages; whether there are more. */
+  function sendRemaining(session: Session): boolean {
+    if (session.state !== "draining") return false;
+    if (isFull(session)) return true; // a slow reader gets its messages later
+    const nth = session.announced - --session.remaining;
+    // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
+    session.socket.cork();
+    if (session.plain) send(session, `Final data: ${clock()} - ${nth}`);
+    else sendRemainingData(session, nth);
+    if (session.remaining === 0) sayFarewell(session);
+    session.socket.uncork();
     if (fault === "exit-mid-drain") setImmediate(() => process.exit(0)); // then each session has had its first
-    if (session.plain) return send(session, `Final data: ${clock()} - ${nth}`);
+    return session.remaining > 0;
+  }
+
+  function sendRemainingData(session: Session, nth: number): void {
     const seq = ++session.sent;
     if (fault === "drop-data" && nth === 1) return;
     if (fault === "reorder-data" && nth <= 2) return sendData(session, nth === 1 ? seq + 1 : seq - 1);
