@@ -705,30 +705,27 @@ export function render(result: Result): string {
 }
 
 function renderHandover(handover: Handover): string[] {
-  const { rules, noticeMs, remaining, lost, duplicated, reordered, code, reason, how, complaint } = handover;
-  const order = [
-    lost.length > 0 && `lost seq ${ranges(lost)}`,
-    duplicated.length > 0 && `twice seq ${ranges(duplicated)}`,
-  ];
-  const disorder = [...order, reordered.length > 0 && `late seq ${ranges(reordered)}`].filter(Boolean).join(", ");
+  const { rules, noticeMs, remaining, code, reason, how, complaint, reconnectMs, chosenMs, forcedMs, silenceMs } =
+    handover;
   const dials = Object.entries(handover.failedDials).map(([kind, number]) => `, ${kind} ×${number}`).join("");
+  const came = remaining === null
+    ? ""
+    : remaining.announced === null
+    ? `, ${count(remaining.received, "message")} after it`
+    : `, ${remaining.received} of ${remaining.announced} remaining messages came`;
   const said: Record<Rule, string> = {
-    notice: noticeMs === null ? "no SHUTDOWN" : `SHUTDOWN ${duration(noticeMs)} before the end` +
-      (remaining === null ? "" : `, ${remaining.received} of ${remaining.announced ?? "?"} remaining messages came`),
-    complete: `${count(handover.received, "message")}, ${disorder || "none lost, duplicated or late"}`,
-    farewell: handover.drainMs === null && rules.farewell === "fail" ? "no CLOSE" : `${handover.sent} sent` +
-      more(handover.resent, "of them again") + more(handover.upstreamLost, "lost"),
+    notice: noticeMs === null ? "no SHUTDOWN" : `SHUTDOWN ${duration(noticeMs)} before the end${came}`,
+    complete: `${count(handover.received, "message")}${renderDisorder(handover)}`,
+    farewell: renderFarewell(handover),
     clean:
       `${code === null ? "no close frame" : `close frame ${code}`}${reason && ` "${reason}"`}, ${
         HOW[how ?? "silence"]
       }` +
       (complaint === null ? "" : `; we gave it up: ${complaint}`),
     moved: handover.to === null
-      ? `nowhere after ${duration(handover.reconnectMs)}${dials}`
-      : `${duration(handover.reconnectMs)} = ${duration(handover.chosenMs)} chosen + ${
-        duration(handover.forcedMs)
-      } forced` +
-        dials + (handover.silenceMs === null ? "" : `; silence ${duration(handover.silenceMs)}`),
+      ? `nowhere after ${duration(reconnectMs)}${dials}`
+      : `${duration(reconnectMs)} = ${duration(chosenMs)} chosen + ${duration(forcedMs)} forced${dials}` +
+        (silenceMs === null ? "" : `; silence ${duration(silenceMs)}`),
   };
   const marks = { pass: kleur.green("pass"), fail: kleur.red("FAIL"), "n/a": kleur.dim("n/a ") };
   return [
@@ -736,6 +733,19 @@ function renderHandover(handover: Handover): string[] {
     printable(headline(handover)),
     ...RULES.map((rule) => `  ${rule.padEnd(9)} ${marks[rules[rule]]}  ${printable(said[rule])}`),
   ];
+}
+
+function renderDisorder({ dialect, lost, duplicated, reordered }: Handover): string {
+  if (dialect === "plain") return " without numbers";
+  const kinds = [["lost", lost], ["twice", duplicated], ["late", reordered]] as const;
+  const disorder = kinds.filter(([, list]) => list.length > 0).map(([kind, list]) => `, ${kind} seq ${ranges(list)}`);
+  return disorder.join("") || ", none lost, duplicated or late";
+}
+
+function renderFarewell({ close, drainMs, received, lastSent, rules }: Handover): string {
+  if (close === null) return drainMs === null ? "no CLOSE" : "CLOSE";
+  const said = `CLOSE counts ${close.sent} sent, up to seq ${close.received} received`;
+  return rules.farewell === "fail" ? `${said}; here ${received} came, up to seq ${lastSent} went` : said;
 }
 
 const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN" };

@@ -366,6 +366,7 @@ export function judge(
     slot,
     verdict: unfinished ? "unfinished" : failed.length > 0 ? "failed" : "graceful",
     symptom: named?.[0] ?? null,
+    dialect: ended.dialect,
     from: ended.server,
     to: next?.server ?? null,
     /** End of the session, since the client's start. */
@@ -378,7 +379,11 @@ export function judge(
       : { announced: ended.notice?.remaining ?? null, received: ended.received - ended.receivedAtNotice },
     received: ended.received,
     sent: ended.sentFirst === 0 ? 0 : ended.sentLast - ended.sentFirst + 1,
+    /** The last `seq` sent on this session, 0 if none; and how many went over an earlier one as well. */
+    lastSent: ended.sentLast,
     resent: ended.resent,
+    /** What CLOSE said. */
+    close: ended.close ?? null,
     lost: facts.lost,
     duplicated: ended.duplicated,
     reordered: ended.reordered,
