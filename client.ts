@@ -58,6 +58,7 @@ import {
   SUBPROTOCOL,
   type Symptom,
   timestamp,
+  toJson,
   useColour,
   UserError,
   type Values,
@@ -170,15 +171,26 @@ async function main(): Promise<void> {
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
   useColour(process.stdout);
-  const text = settings.switches.has("json") ? `${JSON.stringify(result)}\n` : render(result);
-  await new Promise<void>((resolve) => process.stdout.write(text, () => resolve()));
+  const json = `${toJson(result)}\n`;
   for (const file of settings.report) {
     try {
-      writeFileSync(file, `${JSON.stringify(result)}\n`);
+      writeFileSync(file, json);
     } catch (error) {
       throw new UserError(`Cannot write --report: ${(error as Error).message}`);
     }
   }
+  await print(settings.switches.has("json") ? json : render(result));
+}
+
+/** Writes to stdout. A reader who has left (EPIPE) has seen enough; any other failure is a `UserError`. */
+function print(text: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    process.stdout.on("error", (error: Error & { code?: string }) => {
+      if (error.code === "EPIPE") resolve();
+      else reject(new UserError(`Cannot write the result: ${error.message}`));
+    });
+    process.stdout.write(text, () => resolve());
+  });
 }
 
 /** Holds the sessions until there is a result; `error` says why there can be none. */
@@ -227,17 +239,20 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const pingIntervalMs = Math.max(1, Math.round(settings.silenceTimeoutMs / 3));
   let probing = 0;
   let probeTurn = 0;
+  let signalled = false;
   let stopping = false;
   const stopped = deferred<string>();
 
-  const status = () => `${grouped(open.size)} of ${count(slots.length, "session")} connected`;
+  const isOpen = (session: Session | undefined) => session !== undefined && open.has(session);
+  const connected = () => slots.filter(({ current, next }) => isOpen(current) || isOpen(next)).length;
+  const status = () => `${grouped(connected())} of ${count(slots.length, "session")} connected`;
   const log = createLog("client", settings.logFormat, status, () => slots.length);
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
   const admin = createAdmin({
     "/healthz": () => ({ status: 200, body: "ok\n" }),
-    "/readyz": () => ({ status: open.size >= slots.length ? 200 : 503, body: `${status()}\n` }),
-    "/report": () => ({ status: 200, body: `${JSON.stringify(makeResult())}\n`, type: "application/json" }),
+    "/readyz": () => ({ status: connected() === slots.length ? 200 : 503, body: `${status()}\n` }),
+    "/report": () => ({ status: 200, body: `${toJson(makeResult())}\n`, type: "application/json" }),
   });
   const adminPort = await listen(admin, settings.adminPort, "");
   const where = `${count(slots.length, "session")} to ${settings.url.join(", ")}`;
@@ -251,8 +266,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   log.line("stopping", `${reason}: closing ${count(open.size, "session")}`);
   // What is on its way now is judged before our own closing touches it.
   for (const slot of slots) if (slot.current?.ending) settle(slot, slot.current, slot.next);
-  await closeAll();
   const result = makeResult();
+  await closeAll();
   log.end();
   if (settings.logFormat === "json") log.line("verdict", result.summary, { verdict: result.verdict });
   admin.close();
@@ -267,7 +282,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   }
 
   function onSignal(signal: NodeJS.Signals): void {
-    if (stopping) process.exit(1); // whoever asks twice does not want to wait
+    if (signalled) process.exit(1); // whoever asks twice does not want to wait
+    signalled = true;
     stop(signal);
   }
 
@@ -642,7 +658,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       version: VERSION,
       startedAt,
       durationMs,
-      sessions: { wanted: slots.length, connected: open.size },
+      sessions: { wanted: slots.length, connected: connected() },
       messages: { received, sent, lost, duplicated, reordered, resent },
       counts: { graceful, failed, unfinished },
       symptoms: Object.fromEntries(named),

@@ -491,7 +491,8 @@ const SYMPTOMS = [
 ] as const;
 
 function isStalled({ ended, abrupt, silentMs }: Facts): boolean {
-  const givenUp = ended.how === "silence" && ended.closeCode === undefined && ended.complaint === undefined;
+  if (ended.complaint !== undefined) return false; // we ended it, for another reason, and have not listened since
+  const givenUp = ended.how === "silence" && ended.closeCode === undefined;
   return givenUp || (abrupt && silentMs > ended.dueMs + 1000);
 }
 
@@ -759,7 +760,7 @@ export function createLog(
 
   const line: LogLine = (action, message, labels = {}, level = "info") => {
     const text = format === "json"
-      ? JSON.stringify({ ...ecsBase(service, level), message, "event.action": action, labels })
+      ? toJson({ ...ecsBase(service, level), message, "event.action": action, labels })
       : `${live ? CLEAR_LINE : ""}${pretty(action, message, level)}`;
     process.stderr.write(`${text}\n`);
   };
@@ -805,10 +806,15 @@ function pretty(action: string, message: string, level: Level): string {
   return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(message)}`;
 }
 
-/** Names and reasons come from peers: control characters must not reach a terminal or begin a line. */
+/** Names and reasons come from peers: no control character may reach a terminal, no word be longer than a pod's name. */
 export function printable(text: string): string {
   // deno-lint-ignore no-control-regex
-  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, "�");
+  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, "�").replace(/\S{254,}/g, (word) => `${word.slice(0, 252)}…`);
+}
+
+/** JSON on one line, in which the control characters that JSON allows (DEL and C1) are escaped as well. */
+export function toJson(value: unknown): string {
+  return JSON.stringify(value).replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
 }
 
 /** Turns colour on or off as this stream wants it (kleur by itself looks at stdout only). */

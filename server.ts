@@ -229,8 +229,12 @@ async function serve(settings: Settings): Promise<void> {
   function openProbe(ws: WebSocket): void {
     tally.probes++;
     probes.add(ws);
+    const limit = setTimeout(() => ws.terminate(), settings.silenceTimeoutMs);
     ws.on("error", ignore);
-    ws.on("close", () => probes.delete(ws));
+    ws.on("close", () => {
+      clearTimeout(limit);
+      probes.delete(ws);
+    });
     ws.send(encode(hello(randomUUID())), onSent);
   }
 
@@ -357,8 +361,9 @@ async function serve(settings: Settings): Promise<void> {
   /** The regular message; a peer that does not read skips its turn, and no number is used. */
   function produce(session: Session): void {
     if (isFull(session) || session.ws.readyState !== session.ws.OPEN) return;
+    session.sent++;
     if (session.plain) send(session, `Business data: ${clock()}`);
-    else sendData(session, ++session.sent);
+    else sendData(session, session.sent);
   }
 
   function sendData(session: Session, seq: number): void {
@@ -499,16 +504,16 @@ async function serve(settings: Settings): Promise<void> {
     const nth = session.announced - --session.remaining;
     // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
     session.socket.cork();
+    session.sent++;
     if (session.plain) send(session, `Final data: ${clock()} - ${nth}`);
-    else sendRemainingData(session, nth);
+    else sendRemainingData(session, session.sent, nth);
     if (session.remaining === 0) sayFarewell(session);
     session.socket.uncork();
     if (fault === "exit-mid-drain") setImmediate(() => process.exit(0)); // then each session has had its first
     return session.remaining > 0;
   }
 
-  function sendRemainingData(session: Session, nth: number): void {
-    const seq = ++session.sent;
+  function sendRemainingData(session: Session, seq: number, nth: number): void {
     if (fault === "drop-data" && nth === 1) return;
     if (fault === "reorder-data" && nth <= 2) return sendData(session, nth === 1 ? seq + 1 : seq - 1);
     sendData(session, seq);
