@@ -41,18 +41,12 @@ export const MAX_PAYLOAD_BYTES = 60_000;
 /** Request header that marks a connection as a probe: it gets HELLO and nothing else. */
 export const PROBE_HEADER = "graceful-shutdown-probe";
 
+/** One message of the subprotocol. `at` is ISO 8601 with milliseconds, `ack` and `received` are the highest `seq` that came in. */
+// deno-fmt-ignore
 export type Frame =
   | { type: "HELLO"; server: string; instance: string; session: string; intervalMs: number }
   | { type: "DATA"; seq: number; at: string; ack: number; payload?: string }
-  | {
-    type: "SHUTDOWN";
-    at: string;
-    reason: string;
-    remaining: number;
-    lastSeq: number;
-    intervalMs: number;
-    budgetMs: number;
-  }
+  | { type: "SHUTDOWN"; at: string; reason: string; remaining: number; lastSeq: number; intervalMs: number; budgetMs: number }
   | { type: "ACK"; lastSeq: number }
   | { type: "CLOSE"; at: string; sent: number; received: number };
 
@@ -307,7 +301,9 @@ export function isSteady(ledger: Ledger): boolean {
 /** The five promises that a handover is judged by. */
 export const RULES = ["notice", "complete", "farewell", "clean", "moved"] as const;
 const PLAIN_RULES: readonly Rule[] = ["clean", "moved"];
+/** One of the five rules. */
 export type Rule = (typeof RULES)[number];
+/** What a rule says of a handover. */
 export type Mark = "pass" | "fail" | "n/a";
 
 /** What counts as a pass. `expect` undefined: all five rules, in the plain dialect `clean` and `moved`. */
@@ -464,13 +460,10 @@ type Predicate = (facts: Facts, failed: readonly Rule[]) => boolean;
 const symptom = <S extends string>(name: S, rules: readonly Rule[], when: Predicate) => [name, rules, when] as const;
 
 /** Every symptom, the rules by whose failure it can be named, and when it is; the first that matches names the failure. */
+// deno-fmt-ignore
 const SYMPTOMS = [
   symptom("STALLED", ["notice", "farewell", "clean"], isStalled),
-  symptom(
-    "CUT_WITHOUT_NOTICE",
-    ["notice", "farewell", "clean"],
-    ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined,
-  ),
+  symptom("CUT_WITHOUT_NOTICE", ["notice", "farewell", "clean"], ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined),
   symptom("NO_NOTICE", ["notice"], () => true),
   symptom("CUT_DURING_DRAIN", ["farewell", "clean"], ({ abrupt }) => abrupt),
   symptom("DATA_LOST", ["complete"], ({ lost }) => lost.length > 0),
@@ -478,11 +471,7 @@ const SYMPTOMS = [
   symptom("DATA_REORDERED", ["complete"], () => true),
   symptom("UPSTREAM_LOST", ["farewell"], ({ upstreamLost }) => upstreamLost > 0),
   // Without a close frame it is NO_CLOSE_FRAME, unless nobody asked for one.
-  symptom(
-    "NO_FAREWELL",
-    ["farewell"],
-    ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean"),
-  ),
+  symptom("NO_FAREWELL", ["farewell"], ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean")),
   symptom("NO_CLOSE_FRAME", ["clean"], ({ ended }) => ended.closeCode === undefined),
   symptom("RESET_AFTER_CLOSE", ["clean"], ({ ended }) => ended.how !== "fin"),
   symptom("WRONG_CLOSE_CODE", ["clean"], () => true),
@@ -497,47 +486,21 @@ function isStalled({ ended, abrupt, silentMs }: Facts): boolean {
 }
 
 /** What each symptom means; and how to mend it, or what to suspect where the client alone cannot tell. */
+// deno-fmt-ignore
 export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string | readonly Cause[]]> = {
-  STALLED: [
-    "the connection stayed open, but the server had fallen silent",
-    ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"],
-  ],
-  CUT_WITHOUT_NOTICE: [
-    "the connection ended with no SHUTDOWN, no CLOSE and no close frame",
-    [
-      "EXITED_AT_SIGTERM",
-      "SIGTERM_IGNORED",
-      "CRASHED",
-      "OOM_KILLED",
-      "FORCE_DELETED",
-      "INTERMEDIARY_CUT",
-      "NO_POD_EVENT",
-    ],
-  ],
+  STALLED: ["the connection stayed open, but the server had fallen silent", ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
+  CUT_WITHOUT_NOTICE: ["the connection ended with no SHUTDOWN, no CLOSE and no close frame",
+    ["EXITED_AT_SIGTERM", "SIGTERM_IGNORED", "CRASHED", "OOM_KILLED", "FORCE_DELETED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
   NO_NOTICE: ["closed in order, but nobody was told beforehand", "on SIGTERM send SHUTDOWN first, then what remains"],
-  CUT_DURING_DRAIN: [
-    "SHUTDOWN came, then the connection ended with neither CLOSE nor a close frame",
-    ["SIGKILL_AT_GRACE", "EXIT_BEFORE_FLUSH", "PRESTOP_FAILED", "FORCE_DELETED", "INTERMEDIARY_CUT"],
-  ],
-  DATA_LOST: [
-    "a message that was announced or counted never came",
-    "give send() a callback: after close() it drops in silence",
-  ],
+  CUT_DURING_DRAIN: ["SHUTDOWN came, then the connection ended with neither CLOSE nor a close frame",
+    ["SIGKILL_AT_GRACE", "EXIT_BEFORE_FLUSH", "PRESTOP_FAILED", "FORCE_DELETED", "INTERMEDIARY_CUT"]],
+  DATA_LOST: ["a message that was announced or counted never came", "give send() a callback: after close() it drops in silence"],
   DATA_DUPLICATED: ["a message came twice", "let one place produce: stop the regular timer before the drain begins"],
   DATA_REORDERED: ["a message came after a later one", "number messages where they are sent, one after the other"],
-  UPSTREAM_LOST: [
-    "the server counted fewer of our messages than it got",
-    "read on until the last one is in, then send CLOSE",
-  ],
+  UPSTREAM_LOST: ["the server counted fewer of our messages than it got", "read on until the last one is in, then send CLOSE"],
   NO_FAREWELL: ["CLOSE is missing, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
-  NO_CLOSE_FRAME: [
-    "CLOSE came, but no close frame",
-    "close(1001) and wait: terminate() and destroy() skip the handshake",
-  ],
-  RESET_AFTER_CLOSE: [
-    "a close frame, then a socket error, or no FIN in 3 s",
-    "wait for the sockets to close before exiting",
-  ],
+  NO_CLOSE_FRAME: ["CLOSE came, but no close frame", "close(1001) and wait: terminate() and destroy() skip the handshake"],
+  RESET_AFTER_CLOSE: ["a close frame, then a socket error, or no FIN in 3 s", "wait for the sockets to close before exiting"],
   WRONG_CLOSE_CODE: ["a close frame with another code, or none (1005)", "close(1001), or say --expect-code"],
   SAME_SERVER: ["the next session landed on the server that was ending", ["ENDPOINT_RACE"]],
   SLOW_RECONNECT: ["no next session within --max-reconnect", ["NO_READY_PEER", "ENDPOINT_RACE"]],
@@ -547,29 +510,18 @@ export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string
 export type Cause = keyof typeof CAUSES;
 
 /** Every cause: what happened, and how to mend it. */
+// deno-fmt-ignore
 export const CAUSES = {
   OOM_KILLED: ["the container ran out of memory", "raise the memory limit, or hold less"],
   CRASHED: ["the process died by itself", "not a shutdown: fix the crash"],
-  FORCE_DELETED: [
-    "the pod was deleted with a grace of 0",
-    "do not force: kubelet leaves about 2 s, nothing longer survives",
-  ],
+  FORCE_DELETED: ["the pod was deleted with a grace of 0", "do not force: kubelet leaves about 2 s, nothing longer survives"],
   PRESTOP_FAILED: ["the preStop hook failed, so SIGTERM came early", "distroless has no shell: native preStop.sleep"],
-  SIGKILL_AT_GRACE: [
-    "the drain outlived the grace period",
-    "raise terminationGracePeriodSeconds, or shorten the drain",
-  ],
-  SIGTERM_IGNORED: [
-    "it ran on until SIGKILL",
-    "PID 1 has no handler (npm, sh, bare Node), swallows the signal, or hangs",
-  ],
+  SIGKILL_AT_GRACE: ["the drain outlived the grace period", "raise terminationGracePeriodSeconds, or shorten the drain"],
+  SIGTERM_IGNORED: ["it ran on until SIGKILL", "PID 1 has no handler (npm, sh, bare Node), swallows the signal, or hangs"],
   EXITED_AT_SIGTERM: ["the process exited without a drain", "install a SIGTERM handler that drains"],
   EXIT_BEFORE_FLUSH: ["the process exited amid the drain", "wait for every socket's close event before exiting"],
   NO_READY_PEER: ["there was nowhere to go", "replicas ≥ 2, maxUnavailable: 0, a PodDisruptionBudget"],
-  ENDPOINT_RACE: [
-    "dials still reached the ending server",
-    "a preStop.sleep longer than the last such dial, plus a margin",
-  ],
+  ENDPOINT_RACE: ["dials still reached the ending server", "a preStop.sleep longer than the last such dial, plus a margin"],
   INTERMEDIARY_CUT: ["something in between cut it", "a proxy's drain or idle timeout must be longer than the pod's"],
   NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh or CNI in between"],
 } as const;
@@ -665,6 +617,7 @@ export const oneOf = <T extends string>(...names: readonly T[]) => (text: string
 /** The setting that both programs share. */
 export const LOG_FORMAT = setting("LOG_FORMAT", "pretty", oneOf("pretty", "json"), "log lines for people, or ECS JSON");
 
+/** The program's version, from package.json. */
 export const VERSION: string = manifest.version;
 
 interface Program {
@@ -730,6 +683,7 @@ export function run(main: () => Promise<void>): void {
 
 // ---- Log lines: one vocabulary, two formats ------------------------------------------------------
 
+/** How urgent a log line is. */
 export type Level = "info" | "warn" | "error";
 /** Writes one line: an action of the shared vocabulary, a sentence, and labels for machines. */
 export type LogLine = (action: string, message: string, labels?: Record<string, unknown>, level?: Level) => void;
