@@ -1,0 +1,1003 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { randomBytes } from "node:crypto";
+import { EventEmitter, once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { describe, it, type TestContext } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+import type { WebSocket } from "ws";
+import { encode, type Frame, type Handover, PROBE_HEADER, type Symptom, VERSION } from "../protocol.ts";
+import { type Result, SETTINGS } from "../client.ts";
+import { connect, data, deadUrl, run, start, startClient, startNetwork, startPeer, startServer } from "./helper.ts";
+
+type Of<T extends Frame["type"]> = Extract<Frame, { type: T }>;
+type Script = (side: Side) => unknown;
+
+/** A drain, and how it deviates from a correct one with two messages to come. */
+interface Drain {
+  lastSeq?: number;
+  seqs?: number[];
+  everyMs?: number;
+  /** What SHUTDOWN says of the pace. */
+  intervalMs?: number;
+  close?: Partial<Of<"CLOSE">> | false;
+  end?: Script;
+}
+
+/** The server's end of one v1 session; it keeps every promise but those that a test breaks. */
+class Side {
+  readonly ws: WebSocket;
+  readonly socket: Socket;
+  readonly name: string;
+  readonly index: number;
+  readonly frames: Frame[] = [];
+  /** The close code that came from the client, once the connection is gone. */
+  readonly gone: Promise<number>;
+  sent = 0;
+  #news = new EventEmitter();
+  #regular: NodeJS.Timeout | undefined;
+
+  constructor(ws: WebSocket, socket: Socket, name: string, index: number) {
+    [this.ws, this.socket, this.name, this.index] = [ws, socket, name, index];
+    ws.on("message", (text) => {
+      this.frames.push(JSON.parse(String(text)));
+      this.#news.emit("news");
+    });
+    this.gone = once(ws, "close").then(([code]) => code);
+    ws.on("close", () => clearInterval(this.#regular));
+  }
+
+  all<T extends Frame["type"]>(type: T): Of<T>[] {
+    return this.frames.filter((frame): frame is Of<T> => frame.type === type);
+  }
+
+  get seqs(): number[] {
+    return this.all("DATA").map(({ seq }) => seq);
+  }
+
+  get acks(): number[] {
+    return this.all("DATA").map(({ ack }) => ack);
+  }
+
+  get received(): number {
+    return this.seqs.reduce((most, seq) => Math.max(most, seq), 0);
+  }
+
+  until(holds: () => boolean): Promise<void> {
+    return until(this.#news, "news", holds);
+  }
+
+  /** Waits until so many DATA have come. */
+  hears(number: number): Promise<void> {
+    return this.until(() => this.seqs.length >= number);
+  }
+
+  say(frame: Frame | string | Buffer): void {
+    this.ws.send(typeof frame === "string" || Buffer.isBuffer(frame) ? frame : encode(frame));
+  }
+
+  hello(fields: Partial<Of<"HELLO">> = {}): void {
+    const server = `${this.name}-${this.index}`;
+    this.say({ type: "HELLO", server, instance: server, session: server, intervalMs: 100, ...fields });
+  }
+
+  data(fields: Partial<Of<"DATA">> = {}): void {
+    const frame = { ...data(this.sent + 1, this.received) as Of<"DATA">, ...fields };
+    this.sent = Math.max(this.sent, frame.seq);
+    this.say(frame);
+    this.#news.emit("news");
+  }
+
+  open(fields?: Partial<Of<"DATA">>): void {
+    this.hello();
+    this.data(fields);
+  }
+
+  regularly(fields?: Partial<Of<"DATA">>): void {
+    this.#regular = setInterval(() => this.data(fields), 50);
+  }
+
+  live(fields?: Partial<Of<"DATA">>): void {
+    this.open(fields);
+    this.regularly(fields);
+  }
+
+  notice({ lastSeq = this.sent + 2, intervalMs = 50 }: Drain = {}): void {
+    clearInterval(this.#regular);
+    const remaining = lastSeq - this.sent;
+    const at = new Date().toISOString();
+    this.say({ type: "SHUTDOWN", at, reason: "test", remaining, lastSeq, intervalMs, budgetMs: 5000 });
+  }
+
+  async drain(drain: Drain = {}): Promise<void> {
+    const { lastSeq = this.sent + 2, seqs, everyMs = 0, close = {}, end = closeWith(1001) } = drain;
+    const due = seqs ?? rising(this.sent + 1, lastSeq - this.sent);
+    this.notice(drain);
+    for (const seq of due) {
+      if (everyMs > 0) await pause(everyMs);
+      this.data({ seq });
+    }
+    await this.until(() => this.received >= (this.all("ACK")[0]?.lastSeq ?? Infinity));
+    const at = new Date().toISOString();
+    if (close) this.say({ type: "CLOSE", at, sent: lastSeq, received: this.received, ...close });
+    await end(this);
+  }
+}
+
+const rising = (from: number, length: number) => Array.from({ length }, (_, nth) => from + nth);
+const closeWith = (code?: number, reason?: string): Script => ({ ws }) => ws.close(code, reason);
+const fin: Script = ({ socket }) => socket.end();
+const reset: Script = ({ socket }) => socket.resetAndDestroy();
+const live: Script = (side) => side.live();
+const resetAfterClose: Script = (side) => {
+  side.ws.close(1001);
+  side.socket.prependOnceListener("data", () => reset(side)); // at the client's answer, before ws sends a FIN
+};
+
+/** Drains every session as soon as the client has spoken, the first `number` of them. */
+const drainAtOnce = (number: number): Script => async (side) => {
+  side.open();
+  await side.hears(1);
+  if (side.index < number) await side.drain();
+};
+
+/** Goes on with every session but the first; that one says DATA 1, awaits the client's, and is ended by `script`. */
+const endFirst = (script: Script): Script => async (side) => {
+  if (side.index > 0) return side.live();
+  side.open();
+  await side.hears(1);
+  await script(side);
+};
+
+/** A server whose sessions follow a script, each on an `instance` of its own; a probe gets the HELLO of the latest. */
+async function startScript(t: TestContext, script: Script, name = "peer") {
+  const sides: Side[] = [];
+  const probes: Side[] = [];
+  const { wss, url } = await startPeer(t, () => {});
+  wss.on("connection", (ws, request) => {
+    const isProbe = request.headers[PROBE_HEADER] !== undefined;
+    const side = new Side(ws, request.socket, name, isProbe ? sides.length - 1 : sides.length);
+    (isProbe ? probes : sides).push(side);
+    if (isProbe) return side.hello();
+    // A script that its client leaves in the middle has nothing to report: the client's result does.
+    Promise.all([script(side)].flat()).catch(() => {});
+  });
+  const session = (index: number) => until(wss, "connection", () => sides.length > index).then(() => sides[index]!);
+  const probed = (number: number) => until(wss, "connection", () => probes.length >= number);
+  return { wss, url, sides, probes, session, probed };
+}
+
+const QUICK = ["--interval=50", "--backoff-base=1", "--timeout=15000"];
+const urls = (...peers: { url: string }[]) => peers.map(({ url }) => `--url=${url}`);
+
+/** A client with these servers. */
+const startOn = (t: TestContext, peers: { url: string }[], ...flags: string[]) =>
+  startClient(t, ...QUICK, ...urls(...peers), ...flags);
+
+/** A client on its way to an end, and what it has judged first. */
+async function endOf(client: ReturnType<typeof startClient>) {
+  const result = await client.result;
+  const { code } = await client.exited;
+  return { ...result, code, handover: result.handovers[0]! };
+}
+
+async function stop(client: ReturnType<typeof startClient>) {
+  client.child.kill("SIGTERM");
+  return await endOf(client);
+}
+
+/** A client with such a server for its only one. */
+async function play(t: TestContext, flags: string[], script: Script) {
+  const peer = await startScript(t, script);
+  return { peer, client: startOn(t, [peer], ...flags) };
+}
+
+/** One handover, from a session that `script` ends to one that goes on. */
+async function handOver(t: TestContext, flags: string[], script: Script) {
+  const { peer: { sides }, client } = await play(t, ["--handovers=1", ...flags], endFirst(script));
+  const result = await endOf(client);
+  for (const { ws } of sides) ws.resume();
+  await Promise.all(sides.map(({ gone }) => gone));
+  return { ...result, sides, lines: client.lines };
+}
+
+const startText = (t: TestContext, env: Record<string, string>, ...flags: string[]) =>
+  start(t, [process.execPath, "dist/client.js", "--admin-port=0", ...QUICK, ...flags], env);
+
+/** A TCP server, under the URL of a WebSocket server. */
+async function startTcp(t: TestContext, onSocket: (socket: Socket) => void) {
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    sockets.push(socket.on("error", () => {}));
+    onSocket(socket);
+  });
+  server.listen(0, "127.0.0.1");
+  t.after(() => {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  });
+  await once(server, "listening");
+  return `ws://127.0.0.1:${(server.address() as { port: number }).port}/ws`;
+}
+
+const answerWith = (status: string) => (t: TestContext) =>
+  startTcp(t, (socket) => {
+    socket.once("data", () => socket.end(`HTTP/1.1 ${status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`));
+  });
+
+/** The program that this one was made after: its messages, and a close frame without a code. */
+async function startOriginal(t: TestContext, message: string | Buffer = "Business data: 15:04:05") {
+  return await startPeer(t, (ws, _socket, index) => {
+    let sent = 0;
+    const timer = setInterval(() => {
+      ws.send(message);
+      if (++sent < 4 || index > 0) return;
+      clearInterval(timer);
+      for (const text of ["SHUTDOWN", "Final data: 15:04:05 - 1 ✓ <b>\u0000\u001b[2J", "CLOSE"]) ws.send(text);
+      ws.close();
+    }, 50);
+    ws.on("close", () => clearInterval(timer));
+  }, true);
+}
+
+/** Waits for what an event can bring about; it gives up before the whole suite hangs. */
+async function until(emitter: EventEmitter, event: string, holds: () => boolean): Promise<void> {
+  const signal = AbortSignal.timeout(10_000);
+  while (!holds()) {
+    await once(emitter, event, { signal }).catch(() => {
+      throw new Error(`waited in vain for ${holds}`);
+    });
+  }
+}
+
+function assertBetween(value: number | null | undefined, least: number, most: number, what: string): void {
+  assert.ok(value != null && value >= least && value <= most, `${what} is ${value}, not in ${least}-${most}`);
+}
+
+function assertSays<T extends object>(actual: T | undefined, says: Partial<T>): void {
+  assert.deepEqual(actual, { ...actual, ...says });
+}
+
+const SILENCE = { code: null, how: "silence" } as const;
+
+/** How a session ends, and what the handover says of it where it differs from a graceful one. */
+const ENDINGS: [title: string, end: Drain | Script, Symptom | null, says?: Partial<Handover>, flags?: string[]][] = [
+  ["a drain", {}, null],
+  ["a FIN without a close frame", fin, "CUT_WITHOUT_NOTICE", { code: null }],
+  ["a reset", reset, "CUT_WITHOUT_NOTICE", { code: null, how: "reset" }],
+  ["silence", () => {}, "STALLED", SILENCE, ["--silence-timeout=400"]],
+  ["silence amid the drain", { end: () => pause(9999), close: false }, "STALLED", SILENCE, ["--silence-timeout=400"]],
+  ["a drain at the pace it announces", { everyMs: 700, intervalMs: 500 }, null, {}, ["--silence-timeout=300"]],
+  ["a close frame out of the blue", closeWith(1001), "NO_NOTICE"],
+  ["a FIN amid the drain", { close: false, end: fin }, "CUT_DURING_DRAIN", { code: null }],
+  ["no CLOSE", { close: false }, "NO_FAREWELL"],
+  ["CLOSE with `sent` too low", { close: { sent: 2 } }, "NO_FAREWELL"],
+  ["CLOSE with `sent` too high", { close: { sent: 4 } }, "NO_FAREWELL"],
+  ["CLOSE with `received` too high", { close: { received: 99 } }, "NO_FAREWELL"],
+  ["CLOSE with `received` too low", { close: { received: 0 } }, "UPSTREAM_LOST", { upstreamLost: 1 }],
+  ["DATA after CLOSE", { end: (side) => [side.data(), side.ws.close(1001)] }, "NO_FAREWELL"],
+  ["no close frame", { end: fin }, "NO_CLOSE_FRAME", { code: null }],
+  ["close code 1005", { end: closeWith() }, "WRONG_CLOSE_CODE", { code: 1005 }],
+  ["close code 1012", { end: closeWith(1012) }, "WRONG_CLOSE_CODE", { code: 1012 }],
+  ["an expected close code", { end: closeWith(1012) }, null, { code: 1012 }, ["--expect-code=1001,1012"]],
+  ["lost DATA", { lastSeq: 8, seqs: [2, 5, 6, 8] }, "DATA_LOST", { lost: [[3, 4], [7, 7]] }],
+  ["the last DATA lost", { seqs: [2] }, "DATA_LOST", { lost: [[3, 3]] }],
+  ["DATA twice", { lastSeq: 4, seqs: [2, 3, 2, 3, 4] }, "DATA_DUPLICATED", { duplicated: [[2, 3]] }],
+  ["DATA late", { lastSeq: 5, seqs: [4, 2, 3, 5] }, "DATA_REORDERED", { reordered: [[2, 3]] }],
+  ["a reset after the close frame", { end: resetAfterClose }, "RESET_AFTER_CLOSE", { how: "reset" }],
+];
+
+/** What a server must not send after HELLO and DATA 1, and with which code and words the client leaves it. */
+const NONSENSE: [title: string, script: Script, code: number, complaint: RegExp][] = [
+  ["a binary message", (side) => side.say(Buffer.from("{}")), 1003, /Cannot accept a binary message/],
+  ["what is not JSON", (side) => side.say("{"), 1007, /must be JSON: current value is "\{"/],
+  ["an unknown type", (side) => side.say('{"type":"BYE"}'), 1007, /'type' must be one of HELLO.* value is "BYE"/],
+  ["JSON null", (side) => side.say("null"), 1007, /'type' must be one of HELLO/],
+  ["a wrong field", (side) => side.data({ ack: -1 }), 1007, /DATA frame: 'ack' must be .* value is -1/],
+  ["an ACK", (side) => side.say({ type: "ACK", lastSeq: 1 }), 1007, /Cannot accept ACK frame/],
+  ["a second HELLO", (side) => side.hello(), 1007, /Cannot accept HELLO frame: it came after HELLO/],
+  ["a second SHUTDOWN", (side) => [side.notice(), side.notice()], 1007, /SHUTDOWN frame: it came after SHUTDOWN/],
+  ["more than 64 KiB", (side) => side.data({ payload: "x".repeat(65_536) }), 1009, /Max payload size exceeded/],
+  ["thousands of gaps", (side) => rising(2, 3000).forEach((nth) => side.data({ seq: 2 * nth })), 1007, /1000 gaps/],
+  ["bytes that are no frame", ({ socket }) => socket.write(Buffer.alloc(20, 0xff)), 1002, /Invalid WebSocket frame/],
+];
+
+/** Where no session is to be had, and the kind that each failed dial is counted as. */
+const DIALS: [title: string, kind: string, url: (t: TestContext) => string | Promise<string>][] = [
+  ["a port where nobody listens", "refused", deadUrl],
+  ["a server that drains", "503", async (t) => {
+    const server = await startServer(t);
+    await connect(t, server.url); // never confirms, so the drain goes on
+    server.child.kill("SIGTERM");
+    await server.line(/shutdown-signal/);
+    return server.url;
+  }],
+  ["a server that accepts and says nothing", "timeout", (t) => startTcp(t, () => {})],
+  ["a server that never says HELLO", "timeout", async (t) => (await startPeer(t, () => {})).url],
+  ["a name that does not exist", "dns", () => "ws://no.such.host.invalid/ws"],
+  ["a server that resets", "reset", (t) => startTcp(t, (socket) => socket.resetAndDestroy())],
+  ["HTTP 401", "401", answerWith("401 Unauthorized")],
+  ["HTTP 404", "other", answerWith("404 Not Found")],
+  ["random bytes", "other", (t) => startTcp(t, (socket) => socket.write(randomBytes(10_000)))],
+  ["DATA before HELLO", "other", async (t) => (await startScript(t, (side) => side.data())).url],
+];
+
+/** Settings that cannot work, and what the one line about them says. */
+const REFUSED: [flags: string[], complaint: RegExp, env?: Record<string, string>][] = [
+  [["--nonsense"], /^Unknown flag --nonsense/],
+  [["nonsense"], /^Unexpected argument 'nonsense'/],
+  [["--url=http//x"], /^--url must be a ws:\/\/ or wss:\/\/ URL .*'http\/\/x'$/],
+  [["--url"], /^--url needs a value/],
+  [[], /^SERVER_URL must be a ws:\/\/ or wss:\/\/ URL .*'nonsense'$/, { SERVER_URL: "nonsense" }],
+  [["--expect=typo"], /^--expect must be one of notice, complete, farewell, clean, moved: .*'typo'$/],
+  [["--expect-code=99"], /^--expect-code must be an integer from 1000 to 4999: .*'99'$/],
+  [["--sessions=0"], /^--sessions must be an integer from 1 .*'0'$/],
+  [["--reconnect=never"], /^--reconnect must be one of after-close, early: .*'never'$/],
+  [["--report=x.txt"], /^--report must end in .*: current value is 'x.txt'$/],
+  [["--report=/no/such/folder/x.json"], /^--report must be in a folder .*'\/no\/such\/folder\/x.json'$/],
+];
+
+describe("client", { concurrency: 2, timeout: 120_000 }, () => {
+  // ---- A session
+
+  for (const intervalMs of [100, 400]) {
+    it(`sends DATA at once and then every ${intervalMs} ms`, async (t) => {
+      const { peer } = await play(t, [`--interval=${intervalMs}`], live);
+      const side = await peer.session(0);
+      const helloAt = Date.now();
+      await side.hears(5);
+      const times = side.all("DATA").map(({ at }) => Date.parse(at));
+      assert.deepEqual(side.seqs, rising(1, 5));
+      assertBetween(times[0]! - helloAt, -50, 350, "ms from HELLO to the first");
+      assertBetween(times[4]! - times[0]!, 4 * intervalMs - 5, 4 * intervalMs + 600, "ms for four more");
+    });
+  }
+
+  it("acknowledges the highest seq that it has received", async (t) => {
+    const { peer } = await play(t, [], (side) => side.open());
+    const side = await peer.session(0);
+    await side.until(() => side.acks.includes(1));
+    for (const seq of [2, 5, 3]) side.data({ seq });
+    await side.until(() => side.acks.includes(5));
+    await side.hears(side.seqs.length + 2);
+    assert.deepEqual(side.acks.slice(-3), [5, 5, 5]);
+  });
+
+  it("answers SHUTDOWN with its last seq, and sends no more DATA on that session", async (t) => {
+    const drain = { lastSeq: 11, everyMs: 30 };
+    const { sides: [side] } = await handOver(t, ["--interval=20"], (side) => side.drain(drain));
+    assert.deepEqual(side!.frames.slice(-1), [{ type: "ACK", lastSeq: side!.received }]);
+    assert.equal(side!.all("ACK").length, 1);
+  });
+
+  it("answers a SHUTDOWN that comes together with HELLO", async (t) => {
+    const script: Script = (side) => side.index > 0 ? side.live() : [side.open(), side.drain()];
+    const { peer, client } = await play(t, ["--handovers=1"], script);
+    assert.equal((await client.result).verdict, "PASS");
+    assert.deepEqual(peer.sides[0]!.frames, [{ type: "ACK", lastSeq: 0 }]);
+  });
+
+  // ---- What a session leaves unconfirmed
+
+  it("sends again, first and with its numbers, what killed sessions left unconfirmed", async (t) => {
+    const { peer, client } = await play(t, ["--handovers=2"], async (side) => {
+      if (side.index === 2) return side.live();
+      side.open();
+      await side.hears(5);
+      if (side.index === 0) side.data({ ack: 2 });
+      await side.until(() => side.acks.includes(side.sent));
+      side.ws.terminate();
+    });
+    const { messages, handovers } = await client.result;
+    await peer.sides[2]!.gone;
+    const [first, second, third] = peer.sides.map(({ seqs }) => seqs) as [number[], number[], number[]];
+    assert.deepEqual(first, rising(1, first.length));
+    assert.deepEqual(second, rising(3, second.length));
+    assert.deepEqual(third, rising(3, third.length));
+    assert.ok(third.length > second.length, `${third} is not more than ${second}`);
+    assert.ok(handovers[1]!.resent >= first.length - 2, `${handovers[1]!.resent} sent again on the second`);
+    assert.ok(messages.resent >= first.length - 2 + second.length, `${messages.resent} sent again in all`);
+  });
+
+  it("does not send again what CLOSE confirms", async (t) => {
+    const { sides, messages } = await handOver(t, [], (side) => side.hears(3).then(() => side.drain()));
+    assert.deepEqual([sides[1]!.seqs[0], messages.resent], [sides[0]!.received + 1, 0]);
+  });
+
+  it("sends again what CLOSE takes back from an earlier ack", async (t) => {
+    const { handover, sides } = await handOver(t, [], async (side) => {
+      await side.hears(3);
+      side.data({ ack: 3 });
+      await side.drain({ close: { received: 1 } });
+    });
+    const { received } = sides[0]!;
+    assertSays(handover, { symptom: "UPSTREAM_LOST", upstreamLost: received - 1 });
+    assert.deepEqual(sides[1]!.seqs.slice(0, received), rising(2, received));
+  });
+
+  it("skips no number, and forgets no message, for an ack of what it never sent", async (t) => {
+    const { peer, client } = await play(t, ["--interval=400", "--handovers=2"], async (side) => {
+      side.open({ ack: 0 });
+      if (side.index === 0) side.data({ ack: 1_000_000 });
+      await side.hears(2);
+      if (side.index < 2) side.ws.terminate();
+    });
+    await peer.session(2).then((side) => side.hears(2));
+    await stop(client);
+    assert.deepEqual(peer.sides.map(({ seqs }) => seqs.slice(0, 2)), [[1, 2], [3, 4], [3, 4]]);
+  });
+
+  it("pauses production at 1,000 unconfirmed messages, and goes on with the next ack", async (t) => {
+    const { peer } = await play(t, ["--interval=1"], (side) => side.live({ ack: 0 }));
+    const side = await peer.session(0);
+    const ticks = (number: number, { sent } = side) => side.until(() => side.sent >= sent + number);
+    await side.hears(1000);
+    await ticks(10);
+    assert.equal(side.seqs.length, 1000);
+    side.data({ ack: 700 });
+    await side.hears(1700);
+    await ticks(6);
+    assert.deepEqual(side.seqs, rising(1, 1700));
+  });
+
+  // ---- How sessions end
+
+  for (const [title, end, symptom, says, flags = []] of ENDINGS) {
+    it(`calls ${title} ${symptom ?? "graceful"}`, async (t) => {
+      const script = typeof end === "function" ? end : (side: Side) => side.drain(end);
+      const { code, verdict, symptoms, handover } = await handOver(t, flags, script);
+      const graceful = { from: "peer-0", to: "peer-1", how: "fin", code: 1001, upstreamLost: 0 } as const;
+      const inOrder = { lost: [], duplicated: [], reordered: [] };
+      assertSays(handover, { ...graceful, ...inOrder, ...says, symptom });
+      assert.deepEqual(Object.keys(symptoms), symptom === null ? [] : [symptom]);
+      assert.deepEqual([code, verdict], symptom === null ? [0, "PASS"] : [1, "FAIL"]);
+    });
+  }
+
+  it("waits 3 s for the FIN after a close frame, and calls its absence RESET_AFTER_CLOSE", async (t) => {
+    const end: Script = ({ ws }) => {
+      ws.close(1001);
+      ws.pause(); // and so it never reads the answer, upon which it would end the connection
+    };
+    const { handover } = await handOver(t, [], (side) => side.drain({ end }));
+    assertSays(handover, { symptom: "RESET_AFTER_CLOSE", how: "silence", code: 1001 });
+    assertBetween(handover.noticeMs! - handover.drainMs!, 2900, 4500, "ms from CLOSE to the end");
+  });
+
+  for (const [title, script, code, complaint] of NONSENSE) {
+    it(`leaves a server that sends ${title} with ${code}, and moves on`, async (t) => {
+      const { handover, sides, lines } = await handOver(t, [], script);
+      assert.equal(await sides[0]!.gone, code);
+      assert.match(handover.complaint!, complaint);
+      assertSays(handover, { verdict: "failed", to: "peer-1" });
+      assert.doesNotMatch(lines.join("\n"), /^ {4}at /m);
+    });
+  }
+
+  it("does not call a server STALLED that goes on, but never answers our close", async (t) => {
+    const { handover } = await handOver(t, [], (side) => {
+      side.ws.pause();
+      side.say("nonsense");
+      side.regularly();
+    });
+    assert.match(handover.complaint!, /must be JSON/);
+    assert.equal(handover.symptom, "CUT_WITHOUT_NOTICE");
+  });
+
+  it("takes the pace that SHUTDOWN announces for the one that is due", async (t) => {
+    const { client } = await play(t, ["--handovers=1", "--silence-timeout=500"], (side) => {
+      if (side.index > 0) return side.live();
+      side.hello({ intervalMs: 60_000 });
+      side.data();
+      side.notice({ intervalMs: 50 });
+    });
+    const { handover } = await endOf(client);
+    assertSays(handover, { symptom: "STALLED", ...SILENCE });
+    assertBetween(handover.noticeMs, 495, 1500, "ms from SHUTDOWN to the end");
+  });
+
+  // ---- Half-open connections
+
+  for (const [silenceMs, intervalMs] of [[500, 100], [1200, 100], [200, 300], [200, 600]] as const) {
+    const deadMs = Math.max(silenceMs, 3 * intervalMs);
+    it(`calls a stopped server with ${intervalMs} ms between DATA dead after ${deadMs} ms, and moves`, async (t) => {
+      const names = ["--name=stopped", "--name=other"];
+      const servers = await Promise.all(names.map((name) => startServer(t, name, `--interval=${intervalMs}`)));
+      const client = startOn(t, servers, "--handovers=1", `--silence-timeout=${silenceMs}`);
+      await client.line(/ steady /);
+      servers[0]!.child.kill("SIGSTOP");
+      const { handover } = await endOf(client);
+      assertSays(handover, { symptom: "STALLED", ...SILENCE, from: "stopped", to: "other" });
+      assertBetween(handover.silenceMs, deadMs, deadMs + 800, "silenceMs");
+    });
+  }
+
+  it("calls a server behind a network that swallows everything dead, and moves", async (t) => {
+    const names = ["--name=near", "--name=far"];
+    const servers = await Promise.all(names.map((name) => startServer(t, name, "--interval=100")));
+    const network = await startNetwork(t, servers[0]!.port);
+    const client = startOn(t, [network, servers[1]!], "--handovers=1", "--silence-timeout=700");
+    await client.line(/ steady /);
+    network.swallow();
+    const { handover } = await endOf(client);
+    assertSays(handover, { symptom: "STALLED", ...SILENCE, from: "near", to: "far" });
+    assertBetween(handover.silenceMs, 700, 1500, "silenceMs");
+  });
+
+  for (const [what, patience] of [["session", "--silence-timeout=400"], ["dial", "--connect-timeout=400"]] as const) {
+    it(`does not give a healthy ${what} up because it was paused itself`, async (t) => {
+      const { peer, client } = await play(t, [patience], (side) => what === "dial" || side.live());
+      const side = await peer.session(0);
+      if (what === "session") await client.line(/ steady /);
+      client.child.kill("SIGSTOP");
+      if (what === "dial") side.live();
+      const { sent } = side;
+      await side.until(() => side.sent >= sent + 24);
+      client.child.kill("SIGCONT");
+      await side.until(() => side.acks.at(-1)! >= sent + 24);
+      await side.hears(side.seqs.length + 10);
+      assertSays(await stop(client), { handovers: [], failedDials: {} });
+      assert.equal(peer.sides.length, 1);
+    });
+  }
+
+  // ---- The way to the next session
+
+  it("calls a return to the ending server SAME_SERVER", async (t) => {
+    const { client } = await play(t, ["--handovers=1"], async (side) => {
+      side.hello({ instance: "the same" });
+      side.data();
+      await side.hears(1);
+      if (side.index === 0) await side.drain();
+    });
+    const { handover, code } = await endOf(client);
+    assertSays(handover, { symptom: "SAME_SERVER", to: "peer-1", code: 1001 });
+    assert.equal(code, 1);
+  });
+
+  for (const [maxMs, symptom] of [[200, "SLOW_RECONNECT"], [5000, null]] as const) {
+    it(`calls a forced delay of 600 ms ${symptom ?? "graceful"} with --max-reconnect ${maxMs}`, async (t) => {
+      const { client } = await play(t, ["--handovers=1", `--max-reconnect=${maxMs}`], async (side) => {
+        if (side.index > 0) await pause(600);
+        await endFirst(() => side.drain())(side);
+      });
+      const { handover } = await endOf(client);
+      assertSays(handover, { symptom, to: "peer-1" });
+      assertBetween(handover.forcedMs, 595, 1500, "forcedMs");
+      assertBetween(handover.silenceMs, 595, 1500, "silenceMs");
+    });
+  }
+
+  for (const [maxMs, verdict, symptom] of [[300, "failed", "SLOW_RECONNECT"], [60_000, "unfinished", null]] as const) {
+    it(`calls a handover to nowhere ${verdict} with --max-reconnect ${maxMs}`, async (t) => {
+      const peer = await startScript(t, endFirst((side) => [peer.wss.close(), side.drain()]));
+      const peers = [peer, { url: await deadUrl() }];
+      const client = startOn(t, peers, "--timeout=1500", `--max-reconnect=${maxMs}`);
+      const { code, counts, handover, failedDials } = await endOf(client);
+      assertSays(handover, { verdict, symptom, to: null, failedDials });
+      assert.deepEqual(counts, { graceful: 0, failed: 0, unfinished: 0, [verdict]: 1 });
+      assert.deepEqual(failedDials, { refused: failedDials["refused"] });
+      assertBetween(failedDials["refused"], 3, 20, "refused dials");
+      assert.equal(code, verdict === "failed" ? 1 : 0);
+    });
+  }
+
+  for (const [title, kind, makeUrl] of DIALS) {
+    it(`counts a dial to ${title} as ${kind}, and goes on to the next URL`, async (t) => {
+      const [url, peer] = await Promise.all([makeUrl(t), startScript(t, live)]);
+      const client = startOn(t, [{ url }, peer], "--connect-timeout=300");
+      await client.line(/ steady /);
+      assertSays(await stop(client), { failedDials: { [kind]: 1 }, verdict: "PASS" });
+    });
+  }
+
+  for (const timeoutMs of [400, 900]) {
+    it(`gives a dial up after --connect-timeout ${timeoutMs}`, async (t) => {
+      const accepted = new EventEmitter();
+      const url = await startTcp(t, (socket) => accepted.emit("socket", socket.resume(), performance.now()));
+      startOn(t, [{ url }], `--connect-timeout=${timeoutMs}`);
+      const [socket, from] = await once(accepted, "socket") as [Socket, number];
+      await once(socket, "close");
+      assertBetween(performance.now() - from, timeoutMs - 60, timeoutMs + 500, "ms from the dial to its end");
+    });
+  }
+
+  for (const [when, least, most] of [["at --timeout", 300, 1700], ["on SIGTERM", 0, 1000]] as const) {
+    const flags = when === "at --timeout" ? ["--timeout=700"] : [];
+    it(`exits 2 ${when} where it never got a session, and names URL and failures`, async (t) => {
+      const url = await deadUrl();
+      const client = startText(t, {}, ...urls({ url }), "--json", "--backoff-cap=20", ...flags);
+      await client.line(/ dial-failed /);
+      const from = performance.now();
+      if (when === "on SIGTERM") client.child.kill("SIGTERM");
+      const { code, at } = await client.exited;
+      assert.deepEqual([code, client.stdout()], [2, ""]);
+      assertBetween(at - from, least, most, "ms from the first failure to the exit");
+      const told = client.lines.filter((line) => line.startsWith(`Never connected to ${url}: `));
+      assert.deepEqual(told, client.lines.slice(-1));
+      assert.match(told[0]!, /: refused ×\d+$/);
+    });
+  }
+
+  // Between what the longest waits would give and what is unthinkable; the last two differ in the cap only.
+  const dials = [[50, 50, 22, 110], [400, 400, 4, 24], [20, 40, 30, 160], [20, 9999, 6, 20]] as const;
+  for (const [baseMs, capMs, least, most] of dials) {
+    it(`dials a dead server ${least}-${most} times in 1.5 s with backoff ${baseMs} to ${capMs}`, async (t) => {
+      const flags = ["--timeout=1500", `--backoff-base=${baseMs}`, `--backoff-cap=${capMs}`];
+      const { lines, exited } = startText(t, {}, ...urls({ url: await deadUrl() }), ...flags);
+      await exited;
+      assertBetween(Number(/ refused ×(\d+)$/.exec(lines.at(-1)!)?.[1]), least, most, lines.at(-1)!);
+    });
+  }
+
+  for (const [baseMs, handovers] of [[30, 40], [300, 12]] as const) {
+    it(`begins at the first URL, and moves to any of the others after up to ${baseMs} ms`, async (t) => {
+      const peers = await Promise.all(["a", "b", "c"].map((name) => startScript(t, drainAtOnce(Infinity), name)));
+      const result = await startOn(t, peers, `--handovers=${handovers}`, `--backoff-base=${baseMs}`).result;
+      const moves = result.handovers.map(({ from, to }) => `${from[0]}${to?.[0]}`);
+      assert.equal(moves[0]![0], "a");
+      assert.deepEqual(moves.filter((move) => move[0] === move[1]), []);
+      if (handovers === 40) assert.deepEqual([...new Set(moves)].sort(), ["ab", "ac", "ba", "bc", "ca", "cb"]);
+      const chosen = result.handovers.map(({ chosenMs }) => chosenMs);
+      assertBetween(Math.max(...chosen), baseMs / 4, baseMs + 15, "the longest chosenMs");
+      assert.ok(new Set(chosen).size > handovers / 2, `${chosen}`);
+    });
+  }
+
+  it("dials 50 at a time, and no more", async (t) => {
+    let [dialling, most] = [0, 0];
+    const { peer, client } = await play(t, ["--sessions=200"], async (side) => {
+      most = Math.max(most, ++dialling);
+      await pause(100);
+      dialling--;
+      side.live();
+    });
+    await client.line(/ steady /);
+    assert.deepEqual([peer.sides.length, most], [200, 50]);
+  });
+
+  it("with --reconnect early opens the next session first, and speaks there after the old one's end", async (t) => {
+    let before: number[][] = [];
+    const { peer: { sides }, client } = await play(t, ["--handovers=1", "--reconnect=early"], (side) => {
+      const end = () => [before = sides.map(({ seqs }) => seqs), side.ws.close(1001)];
+      return endFirst(() => side.drain({ lastSeq: 9, everyMs: 40, end }))(side);
+    });
+    const { handover, verdict } = await endOf(client);
+    await sides[1]!.gone;
+    assert.deepEqual([verdict, handover.reconnectMs], ["PASS", 0]);
+    assert.deepEqual(before, [sides[0]!.seqs, []]);
+    assert.equal(sides[1]!.seqs[0], sides[0]!.received + 1);
+  });
+
+  // ---- The end of a run
+
+  it("stops after --handovers 3", async (t) => {
+    const { client } = await play(t, ["--handovers=3"], drainAtOnce(3));
+    const { code, counts, summary } = await endOf(client);
+    assert.deepEqual([code, counts], [0, { graceful: 3, failed: 0, unfinished: 0 }]);
+    assert.match(summary, /^PASS {2}3 handovers, 0 messages lost, reconnect p99 \S+$/);
+  });
+
+  for (
+    const [asked, timeoutMs, code, summary] of [
+      [2, 500, 1, /^FAIL {2}0 of 2 handovers happened within \d+ms$/],
+      [0, 1000, 0, /^PASS {2}0 handovers, 0 messages lost$/],
+    ] as const
+  ) {
+    it(`exits ${code} at --timeout ${timeoutMs} with ${asked} handovers asked for and none seen`, async (t) => {
+      const { client } = await play(t, [`--handovers=${asked}`, `--timeout=${timeoutMs}`], live);
+      const result = await endOf(client);
+      assert.equal(result.code, code);
+      assert.match(result.summary, summary);
+      assertBetween(result.durationMs, timeoutMs - 1, timeoutMs + 450, "durationMs");
+    });
+  }
+
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    it(`on ${signal} closes its sessions with 1000, reports and exits 0`, async (t) => {
+      const { peer, client } = await play(t, ["--sessions=3"], live);
+      await client.line(/ steady /);
+      client.child.kill(signal);
+      assertSays(await endOf(client), { code: 0, verdict: "PASS", handovers: [] });
+      assert.deepEqual(await Promise.all(peer.sides.map(({ gone }) => gone)), [1000, 1000, 1000]);
+    });
+  }
+
+  /** A client that is stopping, on SIGTERM or by a flag, with a server that never answers its close. */
+  async function startStopping(t: TestContext, ...flags: string[]) {
+    const { peer, client } = await play(t, flags, live);
+    await client.line(/ steady /);
+    peer.sides[0]!.ws.pause();
+    if (flags.length === 0) client.child.kill("SIGTERM");
+    await client.line(/ stopping /);
+    return { client, from: performance.now() };
+  }
+
+  it("waits 3 s for a server that never answers its close, and reports", async (t) => {
+    const { client, from } = await startStopping(t);
+    assertSays(await endOf(client), { code: 0, verdict: "PASS" });
+    assertBetween((await client.exited).at - from, 2800, 4500, "ms from the signal to the exit");
+  });
+
+  it("exits 1 at once on a second signal", async (t) => {
+    const { client, from } = await startStopping(t);
+    client.child.kill("SIGINT");
+    const { code, at } = await client.exited;
+    assertBetween(at - from, 0, 1000, "ms from the second signal to the exit");
+    assert.deepEqual([code, client.stdout()], [1, ""]);
+  });
+
+  it("takes the first signal for the first one while it stops at --timeout", async (t) => {
+    const { client } = await startStopping(t, "--timeout=1000");
+    client.child.kill("SIGTERM");
+    assertSays(await endOf(client), { code: 0, verdict: "PASS" });
+  });
+
+  // ---- The plain dialect
+
+  it("judges a move between two servers of the original program", async (t) => {
+    const servers = await Promise.all([startOriginal(t), startOriginal(t)]);
+    const flags = ["--expect=notice,farewell,clean,moved", "--expect-code=1005", "--handovers=1"];
+    const { verdict, handover } = await endOf(startOn(t, servers, ...flags));
+    assert.equal(verdict, "PASS");
+    const said = { code: 1005, received: 5, remaining: { announced: null, received: 1 }, how: "fin" } as const;
+    assertSays(handover, { from: servers[0]!.url, to: servers[1]!.url, ...said });
+    assert.deepEqual(Object.values(handover.rules), ["pass", "n/a", "pass", "pass", "pass"]);
+  });
+
+  it("by default calls the original program's close WRONG_CLOSE_CODE", async (t) => {
+    const servers = await Promise.all([startOriginal(t), startOriginal(t)]);
+    const { symptoms } = await startOn(t, servers, "--handovers=1").result;
+    assert.deepEqual(Object.keys(symptoms), ["WRONG_CLOSE_CODE"]);
+  });
+
+  it("with --dialect v1 never connects to a plain server", async (t) => {
+    const client = startText(t, {}, ...urls(await startOriginal(t)), "--dialect=v1", "--timeout=500");
+    assert.equal((await client.exited).code, 2);
+    assert.match(client.lines.at(-1)!, /^Never connected to .*: other ×\d+$/);
+  });
+
+  it("keeps a silent plain server that answers pings, sent thrice per --silence-timeout", async (t) => {
+    let pings = 0;
+    const plain = await startPeer(t, (ws) => ws.on("ping", () => plain.wss.emit("ping", ++pings)), true);
+    const client = startClient(t, ...urls(plain), "--silence-timeout=300");
+    await until(plain.wss, "ping", () => pings >= 12);
+    const { handovers, durationMs } = await stop(client);
+    assert.deepEqual(handovers, []);
+    assertBetween(durationMs, 1090, 2500, "durationMs");
+  });
+
+  for (const silenceMs of [300, 900]) {
+    it(`calls a plain server that answers no ping dead after ${silenceMs} ms`, async (t) => {
+      const plain = await startPeer(t, (ws, _socket, index) => index > 0 || ws.send("hello", () => ws.pause()), true);
+      const flags = [`--silence-timeout=${silenceMs}`, "--expect=notice", "--handovers=1"];
+      const { handover } = await endOf(startOn(t, [plain], ...flags));
+      assertSays(handover, { symptom: "STALLED", ...SILENCE });
+      assertBetween(handover.silenceMs, silenceMs, silenceMs + 700, "silenceMs");
+    });
+  }
+
+  it("accepts binary messages of a plain server", async (t) => {
+    const server = await startOriginal(t, Buffer.from([0, 255, 1]));
+    const { verdict, handover } = await endOf(startOn(t, [server], "--expect-code=1005", "--handovers=1"));
+    assert.deepEqual([verdict, handover.received], ["PASS", 5]);
+  });
+
+  // ---- Probes
+
+  it("counts probes by what became of them, and never fails for them", async (t) => {
+    const flags = ["--log-format=json", "--interval=100", "--remaining=8", "--remaining-interval=100"];
+    const server = start(t, [process.execPath, "dist/server.js", "--port=0", "--admin-port=0", ...flags]);
+    const url = `ws://127.0.0.1:${/"port":(\d+)/.exec(await server.line(/"listening"/))![1]}/ws`;
+    const client = startOn(t, [{ url }], "--probe-interval=50", "--max-reconnect=60000");
+    await client.line(/ steady /);
+    server.child.kill("SIGTERM");
+    await client.line(/ probe-failed .*ECONNREFUSED/);
+    const { probes, findings, ...result } = await stop(client);
+    assertSays(result, { verdict: "PASS", counts: { graceful: 0, failed: 0, unfinished: 1 } });
+    const { opened, probes: asked } = JSON.parse(await server.line(/drain-complete/)).labels;
+    assert.deepEqual([opened, asked], [1, probes.ok]);
+    assertBetween(probes["503"], 2, 20, "probes that got 503");
+    assertBetween(probes.refused, 1, 50, "refused probes");
+    assertBetween(probes.timeout + probes.other, 0, 1, "other probes"); // one can meet the very end of the listener
+    assertBetween(probes.lastOnEndingMs, 500, 1500, "lastOnEndingMs");
+    assert.deepEqual(findings.map(({ name }) => name), ["ENDPOINT_RACE"]);
+  });
+
+  for (const [title, found] of [["one URL finds", ["ENDPOINT_RACE"]], ["two URLs does not find", []]] as const) {
+    it(`with ${title} the endpoint race in a probe that reaches the ending server`, async (t) => {
+      const peer = await startScript(t, (side) => {
+        const end = () => peer.probed(peer.probes.length + 3).then(() => side.ws.close(1001));
+        return endFirst(() => side.drain({ end }))(side);
+      });
+      const others = found.length > 0 ? [] : [await startScript(t, live, "other")];
+      const client = startOn(t, [peer, ...others], "--handovers=1", "--probe-interval=100");
+      const { verdict, probes, findings } = await client.result;
+      assert.equal(verdict, "PASS");
+      assertBetween(probes.lastOnEndingMs, 190, 1500, "lastOnEndingMs");
+      assert.deepEqual(findings.map(({ name }) => name), found);
+      assert.equal(peer.sides.length + (others[0]?.sides.length ?? 0), 2);
+      assert.deepEqual(await Promise.all(peer.probes.slice(0, 3).map(({ gone }) => gone)), [1000, 1000, 1000]);
+    });
+  }
+
+  // ---- The admin port
+
+  it("is ready once every slot is connected, and reports at any time", async (t) => {
+    let admit = () => {};
+    const admitted = new Promise<void>((resolve) => admit = resolve);
+    const { client } = await play(t, ["--sessions=2"], async (side) => {
+      if (side.index === 1) await admitted;
+      side.live();
+    });
+    const admin = await client.admin();
+    const status = async (path: string, method = "GET") => (await fetch(admin + path, { method })).status;
+    await client.line(/ session-opened /);
+    assert.deepEqual([await status("/healthz"), await status("/readyz")], [200, 503]);
+    admit();
+    await client.line(/ steady /);
+    assert.deepEqual([await status("/healthz"), await status("/readyz")], [200, 200]);
+    const report = await (await fetch(`${admin}/report`)).json() as Result;
+    assert.deepEqual([report.verdict, report.sessions], ["PASS", { wanted: 2, connected: 2 }]);
+    assert.deepEqual([await status("/nonsense"), await status("/report", "POST")], [404, 405]);
+  });
+
+  it("is not ready while one slot holds two sessions and another none", async (t) => {
+    const { peer, client } = await play(t, ["--sessions=2", "--reconnect=early"], async (side) => {
+      if (side.index === 3) return; // never says HELLO
+      side.live();
+      if (side.index === 2) return peer.sides[1]!.ws.terminate();
+      await client.line(/ steady /);
+      if (side.index === 0) side.notice({ lastSeq: 99 });
+    });
+    await peer.session(3);
+    const answer = await fetch(`${await client.admin()}/readyz`);
+    assert.deepEqual([answer.status, await answer.text()], [503, "1 of 2 sessions connected\n"]);
+  });
+
+  // ---- Output
+
+  /** A client that sees one graceful handover, and writes its report into a file. */
+  async function startReporting(t: TestContext) {
+    const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, "x.json");
+    const { client } = await play(t, ["--handovers=1", `--report=${file}`], endFirst((side) => side.drain()));
+    return { client, file };
+  }
+
+  it("with --json prints one object, the same that --report writes", async (t) => {
+    const { client, file } = await startReporting(t);
+    assert.equal((await client.result).version, VERSION);
+    assert.match(client.stdout(), /^\{.*\}\n$/);
+    assert.equal(readFileSync(file, "utf8"), client.stdout());
+  });
+
+  it("writes --report and keeps its exit code where nobody reads stdout", async (t) => {
+    const { client, file } = await startReporting(t);
+    client.child.stdout!.destroy();
+    assert.equal((await client.exited).code, 0, client.lines.join("\n"));
+    assert.equal(JSON.parse(readFileSync(file, "utf8")).verdict, "PASS");
+  });
+
+  it("says how many sessions were connected when it stopped", async (t) => {
+    const { client } = await startReporting(t);
+    assert.deepEqual((await client.result).sessions, { wanted: 1, connected: 1 });
+  });
+
+  it("as text ends with the verdict, after the numbers, each rule and the fix", async (t) => {
+    const peer = await startScript(t, endFirst((side) => side.drain({ lastSeq: 4, seqs: [2, 4] })));
+    const client = startText(t, {}, ...urls(peer), "--handovers=1");
+    assert.equal((await client.exited).code, 1);
+    const lines = client.stdout().split("\n");
+    assert.deepEqual(lines.slice(-2), ["FAIL  1 of 1 handover: DATA_LOST ×1 (peer-0)", ""]);
+    for (const pattern of [/^Handovers +0 graceful, 1 failed$/, /^ {2}complete +FAIL .*lost .*3$/, /^ {2}Fix: ./]) {
+      assert.ok(lines.some((line) => pattern.test(line)), `no ${pattern} in ${client.stdout()}`);
+    }
+  });
+
+  it("with LOG_FORMAT=json writes lines that parse, the verdict last", async (t) => {
+    const peer = await startScript(t, endFirst((side) => side.drain()));
+    const client = startText(t, { LOG_FORMAT: "json" }, ...urls(peer), "--handovers=1");
+    assert.equal((await client.exited).code, 0);
+    const lines = client.lines.map((line) => JSON.parse(line));
+    const actions = lines.map((line) => line["event.action"]);
+    assert.deepEqual([actions.at(-1), lines.at(-1).labels.verdict], ["verdict", "PASS"]);
+    for (const action of ["started", "session-opened", "shutdown-notice", "session-closed", "handover", "stopping"]) {
+      assert.ok(actions.includes(action), `no ${action} in ${actions}`);
+    }
+    for (const line of lines) assert.ok(Date.parse(line["@timestamp"]) > 0 && line["ecs.version"] && line.message);
+  });
+
+  it("tells of a crowd in counts", async (t) => {
+    const { client } = await play(t, ["--sessions=60", "--handovers=60", "--log-format=json"], (side) => {
+      side.live();
+      return side.index < 60 && side.hears(1).then(() => side.ws.terminate());
+    });
+    await client.result;
+    const totals: Record<string, number> = {};
+    const others: string[] = [];
+    for (const { "event.action": action, labels } of client.lines.map((line) => JSON.parse(line))) {
+      if (action !== "progress") others.push(action);
+      else for (const [key, number] of Object.entries(labels)) totals[key] = (totals[key] ?? 0) + Number(number);
+    }
+    assert.deepEqual([totals["session-opened"], totals["handover"]], [120, 60]);
+    assert.deepEqual(others.filter((action) => action !== "steady"), ["started", "stopping", "verdict"]);
+  });
+
+  for (const [title, flags] of [["as text", []], ["as JSON", ["--json", "--log-format=json"]]] as const) {
+    it(`${title} lets no control character of a server's name out, and no line of its own making`, async (t) => {
+      const evil = "\x1b[31mred\x07\r\nPASS  forged\u009b2J";
+      const peer = await startScript(t, endFirst(closeWith(1012, evil)), evil);
+      const client = startText(t, {}, ...urls(peer), "--handovers=1", ...flags);
+      await client.exited;
+      for (const text of [client.stdout(), client.lines.join("\n")]) {
+        assert.match(text, /red.*PASS {2}forged/s);
+        assert.doesNotMatch(text, /^PASS/m);
+        // deno-lint-ignore no-control-regex
+        assert.doesNotMatch(text, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/);
+      }
+    });
+  }
+
+  for (const [title, word] of [["one word", "x"], ["many words", "x "]] as const) {
+    it(`shortens a server's name of 10 KB in ${title} where people read it`, async (t) => {
+      const peer = await startScript(t, endFirst(closeWith(1012)), word.repeat(10_000 / word.length));
+      const client = startText(t, {}, ...urls(peer), "--handovers=1");
+      await client.exited;
+      const lines = [...client.stdout().split("\n"), ...client.lines];
+      assert.ok(lines.some((line) => line.includes(word.repeat(3))));
+      assert.deepEqual(lines.map((line) => line.length).filter((length) => length > 1000), []);
+    });
+  }
+
+  // ---- Settings
+
+  for (const [flags, complaint, env] of REFUSED) {
+    it(`refuses ${env ? Object.entries(env).join() : flags} with one line and exit 2`, async (t) => {
+      const { code, stdout, stderr } = await run(t, [process.execPath, "dist/client.js", ...flags], env);
+      assert.deepEqual([code, stdout, stderr.split("\n").length], [2, "", 1], stderr);
+      assert.match(stderr, complaint);
+    });
+  }
+
+  it("refuses an admin port in use with one line and exit 2", async (t) => {
+    const port = /:(\d+)\/ws/.exec((await startPeer(t, () => {})).url)![1];
+    const { code, stdout, stderr } = await run(t, [process.execPath, "dist/client.js", `--admin-port=${port}`]);
+    assert.deepEqual([code, stdout], [2, ""]);
+    assert.match(stderr, new RegExp(`^Cannot listen on port ${port}: .*EADDRINUSE.*$`));
+  });
+
+  it("takes URLs separated by commas from SERVER_URL, unless --url says otherwise", async (t) => {
+    const peer = await startScript(t, live);
+    const env = { SERVER_URL: `${await deadUrl()}, ${peer.url}` };
+    for (const [flags, failedDials] of [[[], { refused: 1 }], [urls(peer), {}]] as const) {
+      const client = startText(t, env, "--json", ...flags);
+      await client.line(/ steady /);
+      client.child.kill("SIGTERM");
+      assert.equal((await client.exited).code, 0);
+      assert.deepEqual(JSON.parse(client.stdout()).failedDials, failedDials);
+    }
+  });
+
+  it("explains every setting with --help, and says its --version", async (t) => {
+    const help = await run(t, [process.execPath, "dist/client.js", "--help"]);
+    assert.equal(help.code, 0);
+    for (const { flag, env } of Object.values(SETTINGS)) {
+      assert.match(help.stdout, new RegExp(`^ {2}--${flag} +${env} `, "m"));
+    }
+    const { code, stdout, stderr } = await run(t, [process.execPath, "dist/client.js", "--version"]);
+    assert.deepEqual([code, stdout, stderr], [0, `${VERSION}\n`, ""]);
+  });
+
+  it("prints no stack where nobody reads its --help", async (t) => {
+    const client = startText(t, {}, "--help");
+    client.child.stdout!.destroy();
+    assert.equal((await client.exited).code, 0, client.lines.join("\n"));
+    assert.deepEqual(client.lines, []);
+  });
+});
