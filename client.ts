@@ -179,18 +179,7 @@ async function main(): Promise<void> {
       throw new UserError(`Cannot write --report: ${(error as Error).message}`);
     }
   }
-  await print(settings.switches.has("json") ? json : render(result));
-}
-
-/** Writes to stdout. A reader who has left (EPIPE) has seen enough; any other failure is a `UserError`. */
-function print(text: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    process.stdout.on("error", (error: Error & { code?: string }) => {
-      if (error.code === "EPIPE") resolve();
-      else reject(new UserError(`Cannot write the result: ${error.message}`));
-    });
-    process.stdout.write(text, () => resolve());
-  });
+  process.stdout.write(settings.switches.has("json") ? json : render(result));
 }
 
 /** Holds the sessions until there is a result; `error` says why there can be none. */

@@ -188,7 +188,9 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
     case "HELLO":
       if (ledger.openedAt !== undefined) throw misplaced(event, "after HELLO");
       ledger.openedAt = at;
-      ({ server: ledger.server, instance: ledger.instance, session: ledger.session, intervalMs: ledger.dueMs } = event);
+      ledger.dueMs = event.intervalMs;
+      // No longer than a pod's name can be: they are kept, and shown to people.
+      for (const name of ["server", "instance", "session"] as const) ledger[name] = event[name].slice(0, 253);
       break;
     case "DATA":
       if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
@@ -674,6 +676,11 @@ function usage({ command, summary }: Program, table: Table, switches: Record<str
 
 /** Runs a program: a `UserError` becomes one line on stderr and exit 2, a bug crashes with its stack. */
 export function run(main: () => Promise<void>): void {
+  process.stdout.on("error", (error: Error & { code?: string }) => {
+    if (error.code === "EPIPE") return; // a reader who has left has seen enough
+    process.stderr.write(`Cannot write to stdout: ${error.message}\n`);
+    process.exitCode = 2;
+  });
   main().catch((error) => {
     if (!(error instanceof UserError)) throw error;
     process.stderr.write(`${error.message}\n`);
@@ -760,10 +767,10 @@ function pretty(action: string, message: string, level: Level): string {
   return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(message)}`;
 }
 
-/** Names and reasons come from peers: no control character may reach a terminal, no word be longer than a pod's name. */
+/** Names and reasons come from peers: their control characters must not reach a terminal or begin a line. */
 export function printable(text: string): string {
   // deno-lint-ignore no-control-regex
-  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, "�").replace(/\S{254,}/g, (word) => `${word.slice(0, 252)}…`);
+  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, "�");
 }
 
 /** JSON on one line, in which the control characters that JSON allows (DEL and C1) are escaped as well. */

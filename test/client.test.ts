@@ -420,7 +420,7 @@ describe("client", { concurrency: 2, timeout: 120_000 }, () => {
   });
 
   it("skips no number, and forgets no message, for an ack of what it never sent", async (t) => {
-    const { peer, client } = await play(t, ["--interval=400", "--handovers=2"], async (side) => {
+    const { peer, client } = await play(t, ["--interval=200", "--handovers=2"], async (side) => {
       side.open({ ack: 0 });
       if (side.index === 0) side.data({ ack: 1_000_000 });
       await side.hears(2);

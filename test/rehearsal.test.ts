@@ -138,18 +138,23 @@ describe("a rehearsal", { concurrency: 2 }, () => {
   });
 
   it("as text ends with the verdict, after the report and the cost", async (t) => {
-    const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...QUICK, "--fault=drop-data"]);
+    const { code, stdout, stderr } = await run(t, [
+      process.execPath,
+      "rehearse.mjs",
+      ...QUICK,
+      "--fault=duplicate-data",
+    ]);
     assert.equal(code, 1);
     const lines = stdout.trimEnd().split("\n");
-    assert.equal(lines.at(-1), "FAIL  1 of 1 handover: DATA_LOST ×1 (server-1)");
-    assert.ok(lines.some((line) => /^ {2}complete +FAIL .*lost seq \d+$/.test(line)), stdout);
+    assert.equal(lines.at(-1), "FAIL  1 of 1 handover: DATA_DUPLICATED ×1 (server-1)");
+    assert.ok(lines.some((line) => /^ {2}complete +FAIL .*twice seq \d+$/.test(line)), stdout);
     assert.ok(lines.some((line) => line.startsWith("  Fix: ")), stdout);
     assert.ok(
       lines.some((line) => /^ {2}exit +\d+ ms from SIGTERM = \d+ ms scripted \+ \d+ ms overhead$/.test(line)),
       stdout,
     );
     assert.match(stderr, /^\[server-1\] .* shutdown-signal/m);
-    assert.match(stderr, /^\[client\] .* handover .*DATA_LOST/m);
+    assert.match(stderr, /^\[client\] .* handover .*DATA_DUPLICATED/m);
   });
 
   it("takes its settings from the environment, as make hands them on", async (t) => {
