@@ -3,6 +3,20 @@
 
 .DEFAULT_GOAL := help
 
+KUBECTL ?= kubectl
+DOCKER ?= docker
+# local, staging or production; empty: plain deploy/.
+ENV ?=
+REPOSITORY := ghcr.io/donileongdeepernetwork/k8s-graceful-shutdown-test
+IMAGE ?= $(REPOSITORY):latest
+MANIFESTS := $(if $(ENV),environments/$(ENV),deploy)
+OWN_NAMESPACE := k8s-graceful-shutdown-test$(if $(filter staging production,$(ENV)),-$(ENV))
+NAMESPACE ?= $(OWN_NAMESPACE)
+# The environment as it is, or with the NAMESPACE and IMAGE that were asked for.
+RENDER = $(KUBECTL) kustomize $(MANIFESTS) | sed -E \
+	-e 's#^(  name|  namespace): $(OWN_NAMESPACE)$$#\1: $(NAMESPACE)#' \
+	$(if $(filter-out file,$(origin IMAGE)),-e 's#image: $(REPOSITORY):.*#image: $(IMAGE)#')
+
 # What `check` needs and nobody else: other lines of Node, and Deno; pinned.
 TOOLS := deno@2.9.6 node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0
 DENO := .tools/node_modules/.bin/deno
@@ -10,7 +24,7 @@ SOURCES := *.ts *.mjs test/*.ts test/*.mjs
 
 # List the targets with their sentences.
 help:
-	@awk '/^# /{text=substr($$0,3)} /^[a-z][a-z0-9-]*:/{sub(/:.*/,"",$$1); if(text!="")printf "  make %-12s %s\n",$$1,text} !/^# /{text=""}' $(MAKEFILE_LIST)
+	@awk '/^# /{text=substr($$0,3)} /^[a-z][a-z0-9-]*:/{sub(/:.*/,"",$$1); if(text!="")printf "  make %-16s %s\n",$$1,text} !/^# /{text=""}' $(MAKEFILE_LIST)
 .PHONY: help
 
 node_modules/.package-lock.json: package.json package-lock.json
@@ -51,6 +65,79 @@ check: node_modules/.package-lock.json .tools/installed
 bench: build
 	@node test/bench.mjs
 .PHONY: bench
+
+# Build the container image for this machine.
+image:
+	$(DOCKER) build -t $(IMAGE) .
+.PHONY: image
+
+# Run the server of the image.
+run-server:
+	$(DOCKER) run --rm -p 8080:8080 -p 9090:9090 $(IMAGE)
+.PHONY: run-server
+
+# Run the client of the image against a server on this machine.
+run-client:
+	$(DOCKER) run --rm --add-host host.docker.internal:host-gateway -p 9091:9091 \
+		-e SERVER_URL=ws://host.docker.internal:8080/ws $(IMAGE) client.js
+.PHONY: run-client
+
+# Deploy to the cluster (ENV=local|staging|production).
+k8s-apply:
+	$(RENDER) | $(KUBECTL) apply -f -
+.PHONY: k8s-apply
+
+# Remove everything from the cluster again (same ENV).
+k8s-delete:
+	$(RENDER) | $(KUBECTL) delete --ignore-not-found -f -
+.PHONY: k8s-delete
+
+# Restart both Deployments: a rollout, and the newest image of its tag.
+k8s-restart:
+	$(KUBECTL) rollout restart deployment/server-deployment deployment/client-deployment -n $(NAMESPACE)
+.PHONY: k8s-restart
+
+# List the pods.
+k8s-list-pods:
+	@$(KUBECTL) get pods -n $(NAMESPACE) --no-headers \
+		-o custom-columns="NAME:.metadata.name,STATUS:.status.phase,AGE:.metadata.creationTimestamp"
+.PHONY: k8s-list-pods
+
+# Delete one pod (POD_NAME=...) and see its sessions move.
+k8s-delete-pod:
+	@if [ -z "$(POD_NAME)" ]; then \
+		echo "Available pods:"; $(MAKE) --no-print-directory k8s-list-pods; \
+		echo; echo "Usage: make k8s-delete-pod POD_NAME=<pod-name>"; exit 1; \
+	fi
+	$(KUBECTL) delete pod "$(POD_NAME)" -n $(NAMESPACE)
+.PHONY: k8s-delete-pod
+
+# Follow the servers' logs.
+k8s-logs-server:
+	$(KUBECTL) logs -n $(NAMESPACE) -l app=server --tail=100 -f --prefix --max-log-requests=50
+.PHONY: k8s-logs-server
+
+# Follow the client's log.
+k8s-logs-client:
+	$(KUBECTL) logs -n $(NAMESPACE) -l app=client --tail=100 -f --prefix --max-log-requests=50
+.PHONY: k8s-logs-client
+
+# Show the Service, its endpoints (ready, serving, terminating) and the pods.
+k8s-status:
+	@$(KUBECTL) get service -n $(NAMESPACE)
+	@echo
+	@$(KUBECTL) get endpointslices -n $(NAMESPACE) -l kubernetes.io/service-name=server-service \
+		-o custom-columns="POD:.endpoints[*].targetRef.name,READY:.endpoints[*].conditions.ready,SERVING:.endpoints[*].conditions.serving,TERMINATING:.endpoints[*].conditions.terminating"
+	@echo
+	@$(KUBECTL) get pods -n $(NAMESPACE) -o wide
+.PHONY: k8s-status
+
+# Roll a fault into the servers (FAULT=exit-at-sigterm, ...); FAULT=none takes it out.
+k8s-fault:
+	@if [ -z "$(FAULT)" ]; then echo "Usage: make k8s-fault FAULT=<fault>, see README; none takes it out"; exit 1; fi
+	$(KUBECTL) set env deployment/server-deployment -n $(NAMESPACE) $(if $(filter none,$(FAULT)),FAULT-,FAULT=$(FAULT))
+	$(KUBECTL) rollout status deployment/server-deployment -n $(NAMESPACE) --timeout=5m
+.PHONY: k8s-fault
 
 # Remove what was built and installed.
 clean:

@@ -266,7 +266,7 @@ describe("server", { concurrency: 2 }, () => {
     assert.match(reply, /^Connection: close\r$/mi);
     assert.match(reply, /^Retry-After: \d+\r$/mi);
     peer.send(ACK);
-    await assertExit(server, 0, refusedAt, 0, 1500);
+    await assertExit(server, 0, refusedAt, 0, 900);
     const complete = await server.line(/drain-complete/);
     const [, number, unit] = /last new connection refused at \+([\d.]+)(m?s)\b/.exec(complete) ?? assert.fail(complete);
     const offsetMs = Number(number) * (unit === "s" ? 1000 : 1);
