@@ -14,8 +14,8 @@ OWN_NAMESPACE := k8s-graceful-shutdown-test$(if $(filter staging production,$(EN
 NAMESPACE ?= $(OWN_NAMESPACE)
 # The environment as it is, or with the NAMESPACE and IMAGE that were asked for.
 RENDER = $(KUBECTL) kustomize $(MANIFESTS) | sed -E \
-	-e 's#^(  name|  namespace): $(OWN_NAMESPACE)$$#\1: $(NAMESPACE)#' \
-	$(if $(filter-out file,$(origin IMAGE)),-e 's#image: $(REPOSITORY):.*#image: $(IMAGE)#')
+	-e 's!^(  name|  namespace): $(OWN_NAMESPACE)$$!\1: $(NAMESPACE)!' \
+	$(if $(filter-out file,$(origin IMAGE)),-e 's!image: $(REPOSITORY):.*!image: $(IMAGE)!')
 
 # What `check` needs and nobody else: other lines of Node, and Deno; pinned.
 TOOLS := deno@2.9.6 node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0

@@ -17,11 +17,14 @@ const QUIET = ["--interval=60000", "--remaining=1", "--remaining-interval=10"];
 const ACK = encode({ type: "ACK", lastSeq: 0 });
 
 /** Who waits in vain fails alone, in good time. */
-const it = (sentence: string, body: (t: TestContext) => Promise<void>) => test(sentence, { timeout: 30_000 }, body);
+const it = (sentence: string, body: (t: TestContext) => Promise<void>) => test(sentence, { timeout: 60_000 }, body);
 
 type Peer = Awaited<ReturnType<typeof connect>>;
 
-/** Upper bounds leave room for a busy machine; lower ones for clocks that round. */
+/**
+ * Upper bounds leave room for a busy machine, lower ones for clocks that round. Time is taken from what this process did,
+ * not from what it got: a message that is read late would make the time to the next one short.
+ */
 function assertTook(ms: number, least: number, most: number, what: string): void {
   assert.ok(ms >= least - 20 && ms <= most, `${what}: ${ms.toFixed(0)} ms instead of ${least} to ${most}`);
 }
@@ -108,6 +111,7 @@ describe("server", { concurrency: 2 }, () => {
   for (const intervalMs of [50, 400]) {
     it(`sends HELLO, DATA at once, and DATA every ${intervalMs} ms`, async (t) => {
       const server = await startServer(t, `--interval=${intervalMs}`);
+      const startedAt = performance.now();
       const peer = await connect(t, server.url);
       await peer.frame("DATA", ({ seq }) => seq === 4);
       const { session, instance, ...hello } = await peer.frame("HELLO");
@@ -119,8 +123,8 @@ describe("server", { concurrency: 2 }, () => {
         assert.deepEqual(rest, { type: "DATA", seq: index + 1, ack: 0 });
         assertTook(Math.abs(Date.now() - Date.parse(at)), 0, 10_000, "age of a message");
       }
-      assertTook(peer.arrivals[1]! - peer.arrivals[0]!, 0, 40, "HELLO to first DATA");
-      assertTook(peer.arrivals[4]! - peer.arrivals[1]!, 3 * intervalMs, 3 * intervalMs + 900, "three intervals");
+      assertTook(peer.arrivals[1]! - peer.arrivals[0]!, 0, 200, "HELLO to first DATA");
+      assertTook(peer.arrivals[4]! - startedAt, 3 * intervalMs, 3 * intervalMs + 900, "three intervals");
     });
   }
 
@@ -179,10 +183,9 @@ describe("server", { concurrency: 2 }, () => {
       assert.deepEqual(close, { type: "CLOSE", sent: lastSeq, received: 9 });
       assert.deepEqual(typesOf(peer).slice(notice + 1), [...Array(remaining).fill("DATA"), "CLOSE"]);
 
-      const noticeAt = peer.arrivals[notice]!;
-      assertTook(noticeAt - signalledAt, 0, 500, "signal to SHUTDOWN");
-      for (let nth = 1; nth <= remaining; nth++) {
-        assertTook(peer.arrivals[notice + nth]! - noticeAt, nth * intervalMs, nth * intervalMs + 900, `DATA ${nth}`);
+      for (let nth = 0; nth <= remaining; nth++) { // 0: SHUTDOWN
+        const dueMs = nth * intervalMs;
+        assertTook(peer.arrivals[notice + nth]! - signalledAt, dueMs, dueMs + 900, `signal to message ${nth}`);
       }
       assertTook(closed.at - peer.arrivals[notice + remaining]!, 0, 500, "last message to FIN");
     });
@@ -213,7 +216,7 @@ describe("server", { concurrency: 2 }, () => {
       await assertExit(server, 0, signalledAt, 0.7 * spreadMs, spreadMs + 900);
       const starts = peers.map((peer) => arrival(peer, "SHUTDOWN") - signalledAt);
       assertTook(Math.max(...starts), 0.7 * spreadMs, spreadMs + 600, "the last start");
-      assertTook(Math.max(...starts) - Math.min(...starts), 0.6 * spreadMs, spreadMs + 600, "first to last start");
+      assertTook(Math.max(...starts) - Math.min(...starts), 0.4 * spreadMs, spreadMs + 600, "first to last start");
     });
   }
 
@@ -252,13 +255,12 @@ describe("server", { concurrency: 2 }, () => {
   });
 
   it("is alive but not ready in a drain, and refuses new upgrades with words until it ends", async (t) => {
-    const server = await startServer(t, ...QUIET);
+    const server = await startServer(t, ...QUIET, "--remaining-interval=300");
     const peer = await connect(t, server.url);
     assert.deepEqual([await status(`${server.admin}/healthz`), await status(`${server.admin}/readyz`)], [200, 200]);
     const signalledAt = signal(server);
-    await peer.frame("SHUTDOWN");
+    await peer.frame("DATA", ({ seq }) => seq === 2); // 300 ms later; then it waits for the ACK
     assert.deepEqual([await status(`${server.admin}/healthz`), await status(`${server.admin}/readyz`)], [200, 503]);
-    const askedAt = performance.now();
     const refused = talk(server.port, upgrade(), true);
     t.after(() => refused.socket.destroy());
     const { reply, at: refusedAt } = await refused.closed;
@@ -270,7 +272,7 @@ describe("server", { concurrency: 2 }, () => {
     const complete = await server.line(/drain-complete/);
     const [, number, unit] = /last new connection refused at \+([\d.]+)(m?s)\b/.exec(complete) ?? assert.fail(complete);
     const offsetMs = Number(number) * (unit === "s" ? 1000 : 1);
-    assertTook(offsetMs, askedAt - signalledAt - 100, refusedAt - signalledAt + 10, "offset of the refusal");
+    assertTook(offsetMs, 300, refusedAt - signalledAt + 10, "offset of the refusal");
   });
 
   it("lets go of both ports and of silent connections when the last session has ended", async (t) => {
@@ -399,11 +401,12 @@ describe("server", { concurrency: 2 }, () => {
 
   it("speaks plain text to the letter to a client without the subprotocol, and counts whatever it says", async (t) => {
     const server = await startServer(t, "--interval=150", "--remaining=3", "--remaining-interval=150");
+    const startedAt = performance.now();
     const peer = await connect(t, server.url, { protocol: "" });
     assert.equal(peer.ws.protocol, "");
     for (const said of [Buffer.from([0, 255]), '{"type":"HELLO"}', "\0garbage", "", "CLOSE"]) peer.ws.send(said);
     await peer.text(() => true, 2);
-    await assertExit(server, 0, signal(server), 450, 2000);
+    await assertExit(server, 0, signal(server), 450, 1500);
     assert.equal((await peer.closed).code, 1001);
     const texts = peer.texts.map((text) => text.replace(/\b([01]\d|2[0-3]):[0-5]\d:[0-5]\d\b/, "HH:MM:SS"));
     const notice = texts.indexOf("SHUTDOWN");
@@ -411,8 +414,7 @@ describe("server", { concurrency: 2 }, () => {
     assert.deepEqual(texts.slice(0, notice), Array(notice).fill("Business data: HH:MM:SS"));
     const final = [1, 2, 3].map((nth) => `Final data: HH:MM:SS - ${nth}`);
     assert.deepEqual(texts.slice(notice), ["SHUTDOWN", ...final, "CLOSE"]);
-    assertTook(peer.arrivals[2]! - peer.arrivals[0]!, 300, 1000, "two intervals");
-    assertTook(peer.arrivals.at(-1)! - peer.arrivals[notice]!, 450, 1500, "SHUTDOWN to CLOSE");
+    assertTook(peer.arrivals[2]! - startedAt, 300, 1200, "two intervals");
     assert.doesNotMatch(server.lines.join("\n"), /invalid-frame/);
     assert.match(await server.line(/session-closed/), new RegExp(`sent ${notice + 3}, received 5$`));
   });
