@@ -98,6 +98,8 @@ const MAX_UNCONFIRMED = 1000;
 const CLOSE_TIMEOUT_MS = 3000;
 /** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
 const KEPT_HANDOVERS = 10_000;
+/** Servers of which the client remembers that they are ending. */
+const KEPT_ENDINGS = 100;
 
 /** One connection that has said HELLO (plain: that is upgraded). */
 interface Session {
@@ -220,9 +222,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const symptoms = new Map<Symptom, { count: number; servers: Set<string> }>();
   const failedDials: Record<string, number> = {};
   const probes: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
-  /** Instances that were told to end or have ended, and when the first of them was. */
-  const endingInstances = new Set<string>();
-  let firstEndingAt: number | undefined;
+  /** Since when instances are known to end, the latest last. */
+  const endings = new Map<string, number>();
   const dialling = new Set<WebSocket>();
   const dialGate = createGate(MAX_DIALS);
   const pingIntervalMs = Math.max(1, Math.round(settings.silenceTimeoutMs / 3));
@@ -547,8 +548,10 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     if (session.ending || stopping) return;
     session.ending = true;
     tally.inFlight++;
-    firstEndingAt ??= performance.now();
-    endingInstances.add(session.ledger.instance);
+    const { instance } = session.ledger;
+    if (endings.has(instance)) return;
+    endings.set(instance, performance.now());
+    if (endings.size > KEPT_ENDINGS) endings.delete(endings.keys().next().value!);
   }
 
   function checkSteady(slot: Slot, ledger: Ledger): void {
@@ -600,21 +603,21 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     try {
       const { ledger } = await dial(url);
       probes.ok++;
-      if (endingInstances.has(ledger.instance) && ledger.instance !== "") noteProbeOnEnding();
+      noteProbeOnEnding(ledger.instance === "" ? undefined : endings.get(ledger.instance));
     } catch (error) {
       if (!(error instanceof DialError)) throw error;
       if (stopping) return;
       const kind = error.kind === "refused" || error.kind === "503" || error.kind === "timeout" ? error.kind : "other";
       probes[kind]++;
-      if (kind === "503") noteProbeOnEnding();
+      if (kind === "503") noteProbeOnEnding([...endings.values()].at(-1)); // it does not say who it is
       log.each("probe-failed", () => [`${url}: ${error.message}`, { url, kind: error.kind }, "warn"]);
     } finally {
       probing--;
     }
   }
 
-  function noteProbeOnEnding(): void {
-    if (firstEndingAt !== undefined) probes.lastOnEndingMs = Math.round(performance.now() - firstEndingAt);
+  function noteProbeOnEnding(endingSince: number | undefined): void {
+    if (endingSince !== undefined) probes.lastOnEndingMs = Math.round(performance.now() - endingSince);
   }
 
   // ---- The result
