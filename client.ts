@@ -26,6 +26,7 @@ import {
   decode,
   duration,
   encode,
+  expectedRules,
   type Frame,
   grouped,
   type Handover,
@@ -94,6 +95,8 @@ type Settings = Values<typeof SETTINGS>;
 const MAX_DIALS = 50;
 /** Messages without the server's word on them at which production pauses. */
 const MAX_UNCONFIRMED = 1000;
+/** Unsent bytes of a session at which production pauses. */
+const MAX_BUFFER_BYTES = 2 ** 20;
 /** Time for the closing handshake, of the server's close (its FIN) and of our own. */
 const CLOSE_TIMEOUT_MS = 3000;
 /** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
@@ -153,7 +156,7 @@ export interface Result {
   failedDials: Record<string, number>;
   probes: { ok: number; refused: number; "503": number; timeout: number; other: number; lastOnEndingMs: number | null };
   findings: { name: string; text: string }[];
-  settings: Record<string, unknown>;
+  settings: Settings;
   handovers: Handover[];
 }
 
@@ -173,15 +176,14 @@ async function main(): Promise<void> {
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
   useColour(process.stdout);
-  const json = `${toJson(result)}\n`;
+  process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
   for (const file of settings.report) {
     try {
-      writeFileSync(file, json);
+      writeFileSync(file, `${toJson(result)}\n`);
     } catch (error) {
       throw new UserError(`Cannot write --report: ${(error as Error).message}`);
     }
   }
-  process.stdout.write(settings.switches.has("json") ? json : render(result));
 }
 
 /** Holds the sessions until there is a result; `error` says why there can be none. */
@@ -190,7 +192,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const startedAt = new Date().toISOString();
   const payload = settings.payloadBytes > 0 ? { payload: "x".repeat(settings.payloadBytes) } : {};
   const policy = {
-    expect: settings.expect.length > 0 ? settings.expect : undefined,
+    expect: settings.expect,
     expectCode: settings.expectCode,
     maxReconnectMs: settings.maxReconnectMs,
   };
@@ -430,7 +432,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 
     function onError(error: Error & { code?: string }): void {
       if (ledger.openedAt === undefined) fail(DIAL_ERRORS[error.code ?? ""] ?? "other", error.message || error.code!);
-      else ledger.complaint ??= error.message;
+      else noteInvalid(error.message); // ws closes it
     }
 
     function fail(kind: string, message: string): void {
@@ -452,9 +454,13 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       }
     }
 
-    function complain(code: number, message: string): void {
+    function noteInvalid(message: string): void {
       ledger.complaint ??= message;
-      log.each("invalid-frame", () => [`${ledger.server}: ${message}`, { server: ledger.server, code }, "warn"]);
+      log.each("invalid-frame", () => [`${ledger.server}: ${message}`, { server: ledger.server }, "warn"]);
+    }
+
+    function complain(code: number, message: string): void {
+      noteInvalid(message);
       if (ledger.openedAt === undefined) opening.reject(new DialError("other", message));
       ws.close(code, closeReason(message));
     }
@@ -533,7 +539,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       if (!open.delete(session)) return; // a probe
       const now = performance.now();
       if (code !== 1006) observe(ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
-      observe(ledger, { type: "END", how: broken ? "reset" : fin ? "fin" : "silence" }, now);
+      // An error after the FIN concerns our own last words, not the server's.
+      observe(ledger, { type: "END", how: fin ? "fin" : broken ? "reset" : "silence" }, now);
       const { server, how, received } = ledger;
       log.each("session-closed", () => [
         `slot ${slot!.number} on ${server} with ${code}, ${how}: received ${received}`,
@@ -548,8 +555,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     if (session.ending || stopping) return;
     session.ending = true;
     tally.inFlight++;
-    const { instance } = session.ledger;
-    if (endings.has(instance)) return;
+    const { instance, noticeAt, closeCode } = session.ledger;
+    // A cut alone does not say that the server is going.
+    if (endings.has(instance) || (noticeAt === undefined && closeCode !== 1001)) return;
     endings.set(instance, performance.now());
     if (endings.size > KEPT_ENDINGS) endings.delete(endings.keys().next().value!);
   }
@@ -580,6 +588,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 
   function produce(slot: Slot, session: Session): void {
     if (session.ws.readyState !== session.ws.OPEN) return;
+    if (session.ws.bufferedAmount > MAX_BUFFER_BYTES) return;
     if (slot.lastSeq - confirmedUpTo(session.ledger, slot.confirmed) >= MAX_UNCONFIRMED) return;
     sendData(session, ++slot.lastSeq, false);
     checkSteady(slot, session.ledger);
@@ -639,7 +648,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
           named.map(([name, { count, servers }]) => `${name} ×${count} (${listed(servers)})`).join(", ")
         : tooFew
         ? `${judged} of ${count(settings.handovers, "handover")} happened within ${duration(durationMs)}`
-        : `${count(judged, "handover")}, ${count(tally.lost, "message")} lost` +
+        : `${count(judged, "handover")}${more(tally.unfinished, "unfinished")}, ${count(tally.lost, "message")} lost` +
           (reconnect.p99Ms === null ? "" : `, reconnect p99 ${duration(reconnect.p99Ms)}`),
     ].join("  ");
     const { lastOnEndingMs } = probes;
@@ -665,7 +674,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
           duration(lastOnEndingMs)
         }: preStop.sleep longer than that`,
       }],
-      settings: { ...settings, switches: undefined },
+      settings,
       handovers,
     };
   }
@@ -675,7 +684,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 
 /** The result for people: what happened, each handover or the telling ones, what to do; the verdict is the last line. */
 export function render(result: Result): string {
-  const { handovers, messages, counts, reconnect, silence, failedDials, probes } = result;
+  const { handovers, messages, counts, reconnect, silence, failedDials, probes, settings: { expect } } = result;
   const failed = handovers.filter(({ verdict }) => verdict === "failed");
   // A few are shown each; of many, one of every symptom.
   const shown = handovers.length <= 5
@@ -700,7 +709,7 @@ export function render(result: Result): string {
   return [
     "",
     ...facts.flatMap(([name, text]) => text === false ? [] : [`${kleur.bold(name.padEnd(12))} ${text}`]),
-    ...shown.flatMap(renderHandover),
+    ...shown.flatMap((handover) => renderHandover(handover, expectedRules(expect, handover.dialect))),
     ...failed.length > shown.length
       ? ["", `${count(failed.length - shown.length, "more failed handover")} like these`]
       : [],
@@ -712,7 +721,8 @@ export function render(result: Result): string {
   ].join("\n");
 }
 
-function renderHandover(handover: Handover): string[] {
+function renderHandover(handover: Handover, expected: readonly Rule[]): string[] {
+  if (handover.verdict === "unfinished") return ["", printable(headline(handover))];
   const { rules, noticeMs, remaining, code, reason, how, complaint, reconnectMs, chosenMs, forcedMs, silenceMs } =
     handover;
   const dials = Object.entries(handover.failedDials).map(([kind, number]) => `, ${kind} ×${number}`).join("");
@@ -721,25 +731,24 @@ function renderHandover(handover: Handover): string[] {
     : remaining.announced === null
     ? `, ${count(remaining.received, "message")} after it`
     : `, ${remaining.received} of ${remaining.announced} remaining messages came`;
+  const end = code === null ? "no close frame" : `close frame ${code}${reason && ` "${reason}"`}`;
   const said: Record<Rule, string> = {
     notice: noticeMs === null ? "no SHUTDOWN" : `SHUTDOWN ${duration(noticeMs)} before the end${came}`,
     complete: `${count(handover.received, "message")}${renderDisorder(handover)}`,
     farewell: renderFarewell(handover),
-    clean:
-      `${code === null ? "no close frame" : `close frame ${code}`}${reason && ` "${reason}"`}, ${
-        HOW[how ?? "silence"]
-      }` +
-      (complaint === null ? "" : `; we gave it up: ${complaint}`),
+    clean: complaint === null ? `${end}, ${HOW[how ?? "silence"]}` : `we gave it up: ${complaint}`,
     moved: handover.to === null
       ? `nowhere after ${duration(reconnectMs)}${dials}`
       : `${duration(reconnectMs)} = ${duration(chosenMs)} chosen + ${duration(forcedMs)} forced${dials}` +
         (silenceMs === null ? "" : `; silence ${duration(silenceMs)}`),
   };
   const marks = { pass: kleur.green("pass"), fail: kleur.red("FAIL"), "n/a": kleur.dim("n/a ") };
+  const mark = (rule: Rule) =>
+    rules[rule] === "fail" && !expected.includes(rule) ? kleur.dim("no  ") : marks[rules[rule]];
   return [
     "",
     printable(headline(handover)),
-    ...RULES.map((rule) => `  ${rule.padEnd(9)} ${marks[rules[rule]]}  ${printable(said[rule])}`),
+    ...RULES.map((rule) => `  ${rule.padEnd(9)} ${mark(rule)}  ${printable(said[rule])}`),
   ];
 }
 

@@ -180,7 +180,7 @@ export class Ledger {
 }
 
 /** Ranges that a ledger keeps: a server that jumps to and fro must not fill our memory. */
-const MAX_RANGES = 1000;
+const MAX_RANGES = 100;
 
 /** Enters one event, which happened at `at` ms, into the ledger. Throws `SyntaxError` for a frame that has no place here. */
 export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
@@ -190,7 +190,7 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       ledger.openedAt = at;
       ledger.dueMs = event.intervalMs;
       // No longer than a pod's name can be: they are kept, and shown to people.
-      for (const name of ["server", "instance", "session"] as const) ledger[name] = event[name].slice(0, 253);
+      for (const name of ["server", "instance", "session"] as const) ledger[name] = shortened(event[name]);
       break;
     case "DATA":
       if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
@@ -201,6 +201,7 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
     case "SHUTDOWN":
       if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
       if (ledger.noticeAt !== undefined) throw misplaced(event, "after SHUTDOWN");
+      if (ledger.closeAt !== undefined) throw misplaced(event, "after CLOSE");
       ledger.notice = { remaining: event.remaining, lastSeq: event.lastSeq };
       ledger.dueMs = event.intervalMs;
       notice(ledger, at);
@@ -239,6 +240,11 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
   }
 }
 
+/** A copy, where it is shortened: a slice would keep the long text in memory. */
+function shortened(name: string): string {
+  return name.length > 253 ? Buffer.from(name.slice(0, 253)).toString() : name;
+}
+
 function misplaced(event: SessionEvent, place: string): SyntaxError {
   return new SyntaxError(`Cannot accept ${event.type} frame: it came ${place}`);
 }
@@ -249,7 +255,8 @@ function signOfLife(ledger: Ledger, at: number): void {
 }
 
 function notice(ledger: Ledger, at: number): void {
-  ledger.noticeAt ??= at;
+  if (ledger.noticeAt !== undefined) return;
+  ledger.noticeAt = at;
   ledger.receivedAtNotice = ledger.received;
 }
 
@@ -308,9 +315,14 @@ export type Rule = (typeof RULES)[number];
 /** What a rule says of a handover. */
 export type Mark = "pass" | "fail" | "n/a";
 
-/** What counts as a pass. `expect` undefined: all five rules, in the plain dialect `clean` and `moved`. */
+/** The rules that count: those that were asked for, else all five, in the plain dialect `clean` and `moved`. */
+export function expectedRules(asked: readonly Rule[], dialect: Ledger["dialect"]): readonly Rule[] {
+  return asked.length > 0 ? asked : dialect === "plain" ? PLAIN_RULES : RULES;
+}
+
+/** What counts as a pass. `expect` empty: what the dialect has by default. */
 export interface Policy {
-  expect: readonly Rule[] | undefined;
+  expect: readonly Rule[];
   expectCode: readonly number[];
   maxReconnectMs: number;
 }
@@ -345,32 +357,33 @@ export function judge(
   const openedAt = next?.openedAt ?? now;
   const reconnectMs = Math.max(0, openedAt - endedAt);
   const forcedMs = Math.max(0, openedAt - Math.max(endedAt, redial.startedAt + redial.chosenMs));
+  // Still on its way, and not late yet: neither graceful nor failed.
+  const unfinished = ended.endedAt === undefined || (next === undefined && forcedMs <= policy.maxReconnectMs);
   const facts: Facts = {
     ended,
     abrupt: ended.closeAt === undefined && ended.closeCode === undefined,
     silentMs: endedAt - (ended.lastDataAt ?? ended.openedAt ?? endedAt),
-    lost: lostRanges(ended),
+    lost: unfinished ? [] : lostRanges(ended),
     upstreamLost: upstreamLost(ended),
     sameServer: ended.instance !== "" && ended.instance === next?.instance,
     late: next === undefined || forcedMs > policy.maxReconnectMs,
   };
-  // Still on its way, and not late yet: neither graceful nor failed.
-  const unfinished = ended.endedAt === undefined || (next === undefined && forcedMs <= policy.maxReconnectMs);
   const rules = applyRules(facts, policy, unfinished);
-  const expected = policy.expect ?? (ended.dialect === "plain" ? PLAIN_RULES : RULES);
-  const failed = expected.filter((rule) => rules[rule] === "fail");
+  const failed = expectedRules(policy.expect, ended.dialect).filter((rule) => rules[rule] === "fail");
   const named = SYMPTOMS.find(([, rules, when]) => rules.some((rule) => failed.includes(rule)) && when(facts, failed));
   return {
     slot,
     verdict: unfinished ? "unfinished" : failed.length > 0 ? "failed" : "graceful",
     symptom: named?.[0] ?? null,
+    /** Known where a cluster gives evidence. */
+    cause: null as Cause | null,
     dialect: ended.dialect,
     from: ended.server,
     to: next?.server ?? null,
     /** End of the session, since the client's start. */
     endedMs: elapsed(origin, ended.endedAt),
     /** From SHUTDOWN to the session's end, and to CLOSE. */
-    noticeMs: elapsed(ended.noticeAt, ended.endedAt),
+    noticeMs: elapsed(ended.noticeAt, endedAt),
     drainMs: elapsed(ended.noticeAt, ended.closeAt),
     remaining: ended.noticeAt === undefined
       ? null
@@ -445,8 +458,10 @@ function lostRanges(ledger: Ledger): Range[] {
   return ranges;
 }
 
-function upstreamLost({ close, ackSent, acked }: Ledger): number {
-  return close === undefined ? 0 : Math.max(0, Math.max(ackSent ?? 0, acked) - close.received);
+/** How many of the messages that went over this session the server lacks, although our ACK or its own `ack` names them. */
+function upstreamLost({ close, ackSent, acked, sentFirst }: Ledger): number {
+  if (close === undefined) return 0;
+  return Math.max(0, Math.max(ackSent ?? 0, acked) - Math.max(close.received, sentFirst - 1));
 }
 
 function countsAgree(ledger: Ledger): boolean {
@@ -564,7 +579,7 @@ export function count(number: number, noun: string): string {
   return `${grouped(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A duration in its two most significant units' worth of digits: 0.4ms, 41ms, 1.2s, 2m05s. */
+/** A duration with two or three significant digits: 0.4ms, 41ms, 1.23s, 31.4s, 2m05s. */
 export function duration(ms: number): string {
   if (ms < 9.95) return `${tenths(ms)}ms`;
   if (ms < 999.5) return `${Math.round(ms)}ms`;
@@ -735,7 +750,9 @@ export function createLog(
     if (Object.keys(counted).length === 0) return;
     const news = Object.entries(counted).map(([action, number]) => `${grouped(number)} ${action}`);
     const message = `${status()}; in the last second: ${news.join(", ")}`;
-    if (live) process.stderr.write(`${CLEAR_LINE}${pretty("progress", message, "info")}`);
+    // Cut to the terminal's width: a wrapped line could not be cleared.
+    const room = (process.stderr.columns || 80) - PRETTY_PREFIX - 1;
+    if (live) process.stderr.write(`${CLEAR_LINE}${pretty("progress", message.slice(0, Math.max(0, room)), "info")}`);
     else line("progress", message, counted);
     counted = {};
   };
@@ -750,6 +767,8 @@ export function createLog(
 }
 
 const CLEAR_LINE = "\r\x1b[K";
+/** Columns of time and action before a pretty line's message. */
+const PRETTY_PREFIX = 29;
 
 function ecsBase(service: string, level: Level) {
   return {

@@ -23,9 +23,18 @@ const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeo
 const SESSIONS_TO_MEASURE_MEMORY = 1000;
 const START_TIMEOUT_MS = 120_000;
 
+kleur.enabled = Boolean(process.stderr.isTTY) && process.env.NO_COLOR === undefined;
+
 const children = [];
 process.on("exit", () => children.forEach(({ child }) => child.kill("SIGKILL")));
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(130));
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
+
+process.stderr.on("error", () => {}); // a log that nobody can take must not change the verdict
+process.stdout.on("error", ({ code, message }) => {
+  if (code === "EPIPE") return; // a reader who has left has seen enough
+  console.error(`Cannot write to stdout: ${message}`);
+  process.exitCode = 2;
+});
 
 class UserError extends Error {}
 main().catch((error) => {
@@ -46,10 +55,11 @@ async function main() {
   const ports = [];
   for (let number = 1; number <= own.servers; number++) {
     const fault = number === 1 ? own.fault : "none";
-    const flags = ["--port", "0", "--admin-port", "0", "--name", `server-${number}`, "--fault", fault];
+    const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
+    const flags = [...where, "--name", `server-${number}`, "--fault", fault];
     const server = start("server", `server-${number}`, [...flags, ...handedThrough.server], own.command);
     servers.push(server);
-    ports.push((await server.says("listening")).match(/ws:\/\/\S+?:(\d+)/)[1]);
+    ports.push((await server.says("listening")).match(/:(\d+)\/ws/)[1]);
   }
   const urls = ports.map((port) => `ws://127.0.0.1:${port}/ws`); // thousands of dials need not ask who localhost is
   const victim = servers[0];
@@ -61,7 +71,9 @@ async function main() {
   await client.says("started");
   const idleClientBytes = residentBytes(client);
 
-  await (own.fault === "crash" ? victim.exited : client.says("steady"));
+  // A server that crashes has its say before the client has; whatever ends early is judged as well.
+  if (own.fault !== "crash") await Promise.race([client.says("steady"), victim.exited, client.exited]);
+  else await victim.exited;
   const cost = { sessions, messages: 0, exitMs: null, scriptedMs: null, overheadMs: null };
   const memory = {
     serverBytesPerSession: perSession(residentBytes(victim) - idleServerBytes, sessions),
@@ -71,21 +83,19 @@ async function main() {
   const signalledAt = performance.now();
   let killed = false;
   victim.child.kill("SIGTERM");
-  const kill = setTimeout(() => {
-    killed = true;
-    victim.child.kill("SIGKILL");
-  }, own.grace * 1000);
+  const kill = setTimeout(() => killed = victim.child.kill("SIGKILL"), own.grace * 1000);
+  victim.exited.then(() => clearTimeout(kill));
   // The client gets a chance to give its verdict before its time is up, too.
   const stop = setTimeout(() => client.child.kill("SIGTERM"), own.grace * 1000 + 25_000);
   const giveUp = setTimeout(() => client.child.kill("SIGKILL"), own.grace * 1000 + 29_000);
   const [{ code }, exit] = await Promise.all([client.exited, victim.exited]);
-  [kill, stop, giveUp].forEach(clearTimeout);
+  [stop, giveUp].forEach(clearTimeout);
   for (const { child } of servers) child.kill("SIGTERM");
   if (code !== 0 && code !== 1) throw new UserError(code === 2 ? "" : "The client gave no verdict"); // with 2 it has said why
 
   const result = JSON.parse(readFileSync(reportFile, "utf8"));
   cost.messages = result.messages.received + result.messages.sent;
-  if (own.fault !== "crash") cost.exitMs = Math.round(exit.at - signalledAt);
+  if (exit.at > signalledAt) cost.exitMs = Math.round(exit.at - signalledAt); // else it crashed
   if (cost.exitMs !== null && !killed) {
     cost.scriptedMs = scriptedMs(result.handovers, remainingIntervalMs, spreadMs);
     cost.overheadMs = cost.scriptedMs === null ? null : cost.exitMs - cost.scriptedMs;
@@ -110,7 +120,7 @@ async function main() {
     ? `${JSON.stringify({ verdict, handovers, cost, findings })}\n`
     : renderText(client.output, cost, findings.slice(result.findings.length));
   await new Promise((resolve) => process.stdout.write(text, resolve));
-  process.exit(code);
+  process.exit(process.exitCode ?? code);
 }
 
 /** Our own settings, and those of the programs, which are handed through to whoever knows them. */
@@ -140,7 +150,8 @@ function readOptions() {
     own[name] = Number(own[name]);
   }
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
-  const handedThrough = { server: [], client: [] };
+  const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
+  const handedThrough = { server: [], client: reports.map((file) => `--report=${file}`) };
   for (const [name, values] of Object.entries(given)) {
     if (name === "_" || name === "json" || name === "help" || name in OWN || values === undefined) continue;
     if (CHOSEN.includes(name)) throw new UserError(`--${name} is chosen by the rehearsal`);
@@ -188,7 +199,9 @@ function commandFor(role, command) {
 /** Starts one program; its log lines go on to stderr with its name before them. */
 function start(role, name, flags, command) {
   const [file, ...rest] = commandFor(role, command);
-  const env = { ...process.env, ...(process.stderr.isTTY && !process.env.NO_COLOR ? { FORCE_COLOR: "1" } : {}) };
+  // What a program writes comes out of our own streams: they decide on colour.
+  const coloured = kleur.enabled && (role === "server" || process.stdout.isTTY);
+  const env = { ...process.env, ...coloured ? { FORCE_COLOR: "1" } : {} };
   const child = spawn(file, [...rest, ...flags], { stdio: ["ignore", "pipe", "pipe"], env });
   const program = { child, name, lines: [], output: "", waiting: [] };
   child.stdout.setEncoding("utf8").on("data", (text) => program.output += text);

@@ -26,6 +26,7 @@ import {
   duration,
   encode,
   type Frame,
+  grouped,
   integer,
   isSendableCloseCode,
   listen,
@@ -91,6 +92,15 @@ type Settings = Values<typeof SETTINGS>;
 /** The pace of fault `slow-drain`: longer than any grace period. */
 const SLOW_INTERVAL_MS = 3_600_000;
 
+/** What some faults need to be seen at all. */
+const LEAST_REMAINING: Partial<Record<(typeof FAULTS)[number], number>> = {
+  "exit-mid-drain": 2,
+  "slow-drain": 1,
+  "drop-data": 2,
+  "duplicate-data": 2,
+  "reorder-data": 2,
+};
+
 /** One WebSocket connection. Only what a session needs while it is idle: there are thousands. */
 interface Session {
   id: string;
@@ -143,14 +153,28 @@ async function serve(settings: Settings): Promise<void> {
   /** Changed by `shutDown` alone. */
   let phase: "serving" | "draining" | "closed" = "serving";
   let signalledAt = 0;
+  /** How many the drain began with: the last of them are as many as the first. */
+  let crowd = 0;
   let allGone = (): void => {};
-  const tally = { opened: 0, probes: 0, unconfirmed: 0, refused: 0, lastRefusedMs: 0, gaps: 0, repeats: 0, unsent: 0 };
+  const tally = {
+    opened: 0,
+    probes: 0,
+    refused: 0,
+    refusedDraining: 0,
+    lastRefusedMs: 0,
+    drainsBegun: 0,
+    drained: 0,
+    unconfirmed: 0,
+    gaps: 0,
+    repeats: 0,
+    unsent: 0,
+  };
 
   const log = createLog(
     "server",
     settings.logFormat,
     () => `${phase}, ${count(sessions.size, "session")} open`,
-    () => sessions.size,
+    () => Math.max(sessions.size, crowd),
   );
   const options: ServerOptions & { closeTimeout: number } = {
     noServer: true,
@@ -161,7 +185,7 @@ async function serve(settings: Settings): Promise<void> {
     handleProtocols: (offered) => offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false,
   };
   const wss = new WebSocketServer(options);
-  wss.on("wsClientError", (error, socket) => refuse(socket, 400, error.message));
+  wss.on("wsClientError", (error, socket) => refuse(socket, 400, error.message, "Sec-WebSocket-Version: 13, 8"));
 
   // Who connects and says nothing is let go within about ten seconds.
   const patience = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
@@ -191,7 +215,7 @@ async function serve(settings: Settings): Promise<void> {
   // ---- Connections
 
   function onRequest(_request: IncomingMessage, response: ServerResponse): void {
-    response.writeHead(426, { "content-type": "text/plain", connection: "close", upgrade: "websocket" });
+    response.writeHead(426, { "content-type": "text/plain", connection: "close, upgrade", upgrade: "websocket" });
     response.end("This port speaks WebSocket on /ws; health checks are on the admin port.\n");
   }
 
@@ -199,7 +223,8 @@ async function serve(settings: Settings): Promise<void> {
     socket.on("error", ignore);
     if (request.url?.split("?")[0] !== "/ws") return refuse(socket, 404, "WebSocket is on /ws");
     if (phase !== "serving") {
-      tally.lastRefusedMs = performance.now() - signalledAt;
+      tally.refusedDraining++;
+      tally.lastRefusedMs = Math.round(performance.now() - signalledAt);
       return refuse(socket, 503, `draining for ${duration(tally.lastRefusedMs)}`, "Retry-After: 1");
     }
     if (sessions.size + probes.size >= settings.maxSessions) return refuse(socket, 503, "full", "Retry-After: 1");
@@ -218,7 +243,6 @@ async function serve(settings: Settings): Promise<void> {
       "Connection: close",
       "Content-Type: text/plain",
       `Content-Length: ${Buffer.byteLength(body)}`,
-      "Sec-WebSocket-Version: 13, 8",
       ...headers,
     ];
     socket.once("finish", () => socket.destroy());
@@ -235,7 +259,7 @@ async function serve(settings: Settings): Promise<void> {
       clearTimeout(limit);
       probes.delete(ws);
     });
-    ws.send(encode(hello(randomUUID())), onSent);
+    if (ws.protocol === SUBPROTOCOL) ws.send(encode(hello(randomUUID())), onSent);
   }
 
   function openSession(ws: WebSocket, request: IncomingMessage): void {
@@ -315,6 +339,7 @@ async function serve(settings: Settings): Promise<void> {
   }
 
   function onClose(session: Session, code: number): void {
+    if (session.state === "closing") tally.drained++;
     if (session.state === "closing" && code === 1006) tally.unconfirmed++;
     end(session, "over");
     clearInterval(session.heartbeat);
@@ -387,7 +412,7 @@ async function serve(settings: Settings): Promise<void> {
     //    removal has reached every node, clients are still sent here, and a refusal with words beats a closed port.
     phase = "draining";
     signalledAt = performance.now();
-    const total = sessions.size;
+    const total = crowd = sessions.size;
     log.line("shutdown-signal", `${signal}: draining ${count(total, "session")}`, { signal, sessions: total });
 
     if (fault === "stall") return fallSilent();
@@ -410,18 +435,21 @@ async function serve(settings: Settings): Promise<void> {
     release();
     const seconds = ((performance.now() - signalledAt) / 1000).toFixed(2);
     const notes = [
+      tally.drained < total && `${grouped(total - tally.drained)} left or cut before the end`,
       tally.unconfirmed > 0 && `${tally.unconfirmed} unconfirmed`,
-      tally.lastRefusedMs > 0 && `last new connection refused at +${duration(tally.lastRefusedMs)}`,
+      tally.refusedDraining > 0 &&
+      `${count(tally.refusedDraining, "new connection")} refused, the last at +${duration(tally.lastRefusedMs)}`,
       tally.unsent > 0 && `${count(tally.unsent, "message")} unsent`,
       tally.gaps + tally.repeats > 0 &&
       `client sequence: ${count(tally.gaps, "gap")}, ${count(tally.repeats, "repeat")}`,
     ].filter(Boolean);
     log.end();
-    log.line("drain-complete", [`drained ${count(total, "session")} in ${seconds} s`, ...notes].join(", "), {
+    log.line("drain-complete", [`drained ${count(tally.drained, "session")} in ${seconds} s`, ...notes].join(", "), {
       sessions: total,
       seconds: Number(seconds),
       ...tally,
     });
+    setTimeout(() => process.exit(), 1000).unref(); // nothing is left but, at worst, log lines that nobody reads
   }
 
   function release(): void {
@@ -477,21 +505,21 @@ async function serve(settings: Settings): Promise<void> {
     session.state = "draining";
     clearInterval(session.production);
     const { least, most } = settings.remaining;
-    // The faults that spoil the order of messages need two of them.
-    const remaining = Math.max(randomInt(least, most + 1), fault.endsWith("-data") ? 2 : 0);
+    const remaining = Math.max(randomInt(least, most + 1), LEAST_REMAINING[fault] ?? 0);
     session.announced = session.remaining = remaining;
-    if (session.plain) {
-      send(session, "SHUTDOWN");
-    } else if (fault !== "skip-notice") {
-      send(session, {
-        type: "SHUTDOWN",
-        at: timestamp(),
-        reason: "server is shutting down",
-        remaining,
-        lastSeq: session.sent + remaining,
-        intervalMs: remainingIntervalMs,
-        budgetMs: Math.max(0, Math.round(signalledAt + settings.drainTimeoutMs - performance.now())),
-      });
+    if (fault !== "skip-notice") {
+      send(
+        session,
+        session.plain ? "SHUTDOWN" : {
+          type: "SHUTDOWN",
+          at: timestamp(),
+          reason: "server is shutting down",
+          remaining,
+          lastSeq: session.sent + remaining,
+          intervalMs: remainingIntervalMs,
+          budgetMs: Math.max(0, Math.round(signalledAt + settings.drainTimeoutMs - performance.now())),
+        },
+      );
     }
     if (remaining === 0) sayFarewell(session);
     return remaining > 0;
@@ -501,6 +529,7 @@ async function serve(settings: Settings): Promise<void> {
   function sendRemaining(session: Session): boolean {
     if (session.state !== "draining") return false;
     if (isFull(session)) return true; // a slow reader gets its messages later
+    if (fault === "exit-mid-drain" && session.remaining < session.announced) return true;
     const nth = session.announced - --session.remaining;
     // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
     session.socket.cork();
@@ -509,7 +538,8 @@ async function serve(settings: Settings): Promise<void> {
     else sendRemainingData(session, session.sent, nth);
     if (session.remaining === 0) sayFarewell(session);
     session.socket.uncork();
-    if (fault === "exit-mid-drain") setImmediate(() => process.exit(0)); // then each session has had its first
+    // Once every session has had its first: each is cut in the middle of its drain.
+    if (fault === "exit-mid-drain" && ++tally.drainsBegun >= sessions.size) setImmediate(() => process.exit(0));
     return session.remaining > 0;
   }
 

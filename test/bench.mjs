@@ -1,5 +1,5 @@
 // Prints what a rehearsal costs, beside the same script over raw TCP (floor.mjs), all in one run: `make bench`.
-import { execFileSync, spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { statSync } from "node:fs";
 import { createInterface } from "node:readline";
 
@@ -29,7 +29,7 @@ for (const sessions of SIZES) {
   const { exitMs, scriptedMs, overheadMs, reconnectP99Ms, serverBytesPerSession, clientBytesPerSession } = cost;
   row(
     sessions,
-    `${verdict} ${handovers.length}`,
+    `${verdict} ${handovers.filter((handover) => handover.verdict === "graceful").length}`,
     lost,
     exitMs,
     scriptedMs,
@@ -37,7 +37,7 @@ for (const sessions of SIZES) {
     floorMs.toFixed(0),
     // Each script draws its lengths at random: only among many sessions is the longest surely the same.
     sessions < 100 ? "n/a" : (exitMs / floorMs).toFixed(2),
-    `${reconnectP99Ms.toFixed(0)} ms`,
+    reconnectP99Ms === null ? "n/a" : `${reconnectP99Ms.toFixed(0)} ms`,
     serverBytesPerSession ?? "n/a",
     clientBytesPerSession ?? "n/a",
   );
@@ -57,13 +57,20 @@ function row(...cells) {
   console.log(cells.map((cell, column) => String(cell).padStart(widths[column])).join(" "));
 }
 
+/** What the rehearsal printed, whatever its verdict; an outcome that is none ends the bench. */
 function rehearse(sessions) {
-  const text = execFileSync(process.execPath, ["rehearse.mjs", "--json", "--sessions", String(sessions)], {
+  const { stdout, stderr, status } = spawnSync(process.execPath, [
+    "rehearse.mjs",
+    "--json",
+    "--sessions",
+    String(sessions),
+  ], {
     encoding: "utf8",
-    stdio: ["ignore", "pipe", "ignore"],
     maxBuffer: 2 ** 30,
+    env: { PATH: process.env.PATH, HOME: process.env.HOME },
   });
-  return JSON.parse(text);
+  if (status === 0 || status === 1) return JSON.parse(stdout);
+  throw new Error(`the rehearsal of ${sessions} sessions exited with ${status}: ${stderr.slice(-500)}`);
 }
 
 /** SIGTERM to exit of a raw TCP server with so many clients that redial to another, in ms. */

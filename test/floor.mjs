@@ -109,6 +109,7 @@ function client(from, to, sessions) {
     socket.on("error", () => {});
     socket.on("close", () => {
       clearInterval(tick);
+      if (!greeted) dialling--;
       const endedAt = performance.now();
       setTimeout(() => enqueue(to, endedAt), Math.random() * BACKOFF_MS);
     });

@@ -155,7 +155,7 @@ test("observe() refuses frames that have no place in the session, and more gaps 
     [[HELLO, HELLO], /HELLO frame: it came after HELLO/],
     [[HELLO, shutdown(1, 1), shutdown(1, 1)], /SHUTDOWN frame: it came after SHUTDOWN/],
     [[HELLO, close(0, 0), close(0, 0)], /CLOSE frame: it came after CLOSE/],
-    [[HELLO, ...Array.from({ length: 1001 }, (_, index) => dataFrame(2 * index + 2))], /more than 1000 gaps/],
+    [[HELLO, ...Array.from({ length: 101 }, (_, index) => dataFrame(2 * index + 2))], /more than 100 gaps/],
   ];
   for (const [steps, message] of refused) assert.throws(() => play(steps), { name: "SyntaxError", message });
 });
@@ -183,7 +183,7 @@ test("isSteady() asks for a confirmation in both directions", () => {
 
 // ---- Judgement
 
-const POLICY: Policy = { expect: undefined, expectCode: [1001], maxReconnectMs: 5000 };
+const POLICY: Policy = { expect: [], expectCode: [1001], maxReconnectMs: 5000 };
 
 interface Way {
   waitMs?: number;
@@ -235,6 +235,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     slot: 1,
     verdict: "graceful",
     symptom: null,
+    cause: null,
     dialect: "v1",
     from: "pod-a",
     to: "pod-b",
@@ -386,7 +387,7 @@ test("every failed handover has exactly one symptom, and it belongs to a failed 
     if (random(4) > 0) frames.push(frameClosed([1001, 1001, 1001, 1005, 1012, 1000][random(6)]));
     if (random(12) === 0) frames.push(3000);
     frames.push(end((["fin", "fin", "fin", "reset", "silence"] as const)[random(5)]));
-    const expect = random(2) === 0 ? undefined : RULES.filter(() => random(2) === 0);
+    const expect = random(2) === 0 ? [] : RULES.filter(() => random(2) === 0);
     const handover = verdictOf([plain ? { type: "OPEN" } : HELLO, ...frames.filter((step) => step !== PLAIN[0])], {
       dialect: plain ? "plain" : "v1",
       instance: random(6) === 0 ? "a" : "b",
@@ -395,7 +396,8 @@ test("every failed handover has exactly one symptom, and it belongs to a failed 
       policy: { expect },
     });
     const { verdict, symptom, rules } = handover;
-    const failed = (expect ?? (plain ? ["clean", "moved"] as const : RULES)).filter((rule) => rules[rule] === "fail");
+    const counted = expect.length > 0 ? expect : plain ? ["clean", "moved"] as const : RULES;
+    const failed = counted.filter((rule) => rules[rule] === "fail");
     const story = `seed ${seed}: ${JSON.stringify(handover)}`;
     assert.equal(verdict === "failed", failed.length > 0, story);
     assert.equal(verdict === "failed", symptom !== null, story);

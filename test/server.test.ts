@@ -22,8 +22,8 @@ const it = (sentence: string, body: (t: TestContext) => Promise<void>) => test(s
 type Peer = Awaited<ReturnType<typeof connect>>;
 
 /**
- * Upper bounds leave room for a busy machine, lower ones for clocks that round. Time is taken from what this process did,
- * not from what it got: a message that is read late would make the time to the next one short.
+ * Upper bounds leave room for a busy machine, lower ones for clocks that round. Time is taken from what this process
+ * did, not from what it got: a message that is read late would make the time to the next one short.
  */
 function assertTook(ms: number, least: number, most: number, what: string): void {
   assert.ok(ms >= least - 20 && ms <= most, `${what}: ${ms.toFixed(0)} ms instead of ${least} to ${most}`);
@@ -82,7 +82,7 @@ function upgrade(path = "/ws", version = 13, header = ""): string {
     `Sec-WebSocket-Version: ${version}\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n`;
 }
 
-/** A TCP connection that sends some bytes, then only reads: it answers no ping, no close frame and, half open, no FIN. */
+/** A TCP connection that sends some bytes, then only reads: no pong, no close frame and, half open, no FIN. */
 function talk(port: number | string, bytes: string | Buffer = "", allowHalfOpen = false) {
   const socket = connectTcp({ port: Number(port), host: "127.0.0.1", allowHalfOpen });
   let reply = "";
@@ -321,7 +321,7 @@ describe("server", { concurrency: 2 }, () => {
   });
 
   it("exits 0 when the signal comes before it listens", async (t) => {
-    // A name to look up lets the event loop turn, and so the signal in, between the handler's installation and listen().
+    // A name to look up lets the event loop turn, and so the signal in, after the handler is there and before listen().
     const early = "process.on('newListener',(name)=>name==='SIGTERM'&&process.kill(process.pid,name))";
     const env = { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(early)}` };
     const server = start(t, [...SERVER, "--host=localhost"], env);
@@ -617,5 +617,19 @@ describe("server", { concurrency: 2 }, () => {
     await assertExit(server, 0, signal(server), 10, 2000);
     assert.equal((await peer.closed).code, 1001);
     assert.deepEqual(typesOf(peer), ["HELLO", "DATA", "SHUTDOWN", "DATA", "CLOSE"]);
+  });
+
+  it("drains and exits although nobody reads its log", async (t) => {
+    const server = start(t, [...SERVER, ...QUIET, "--drain-timeout=1500"], { LOG_FORMAT: "json" });
+    const { labels: { port } } = JSON.parse(await server.line(/"listening"/));
+    const peer = await join(t, `ws://127.0.0.1:${port}/ws`);
+    await many(1000, () => connect(t, `ws://127.0.0.1:${port}/ws`)); // a line for each that is cut: 300 kB
+    server.child.stderr!.pause();
+    const exit = once(server.child, "exit").then(() => performance.now());
+    const hangs = once(AbortSignal.timeout(8000), "abort").then(() => assert.fail("hangs until its log is read"));
+    const signalledAt = signal(server);
+    assertTook(await Promise.race([exit, hangs]) - signalledAt, 1500, 7000, "exit");
+    assert.equal(server.child.exitCode, 1);
+    assert.equal((await peer.closed).code, 1001);
   });
 });
