@@ -17,33 +17,11 @@ import { hostname } from "node:os";
 import process from "node:process";
 import type { Duplex } from "node:stream";
 import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
+// deno-fmt-ignore
 import {
-  closeReason,
-  count,
-  createAdmin,
-  createLog,
-  decode,
-  duration,
-  encode,
-  type Frame,
-  grouped,
-  integer,
-  isSendableCloseCode,
-  listen,
-  LOG_FORMAT,
-  MAX_MESSAGE_BYTES,
-  MAX_PAYLOAD_BYTES,
-  milliseconds,
-  oneOf,
-  PORT,
-  PROBE_HEADER,
-  readSettings,
-  run,
-  setting,
-  SUBPROTOCOL,
-  timestamp,
-  UserError,
-  type Values,
+  closeReason, count, createAdmin, createLog, decode, duration, encode, type Frame, grouped, integer,
+  isSendableCloseCode, listen, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, milliseconds, oneOf, PORT,
+  PROBE_HEADER, readSettings, run, setting, SUBPROTOCOL, timestamp, UserError, type Values,
 } from "./protocol.ts";
 
 /** Promises that the server breaks on demand, so that the judge can be tested and a failure be seen. */

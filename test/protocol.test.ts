@@ -155,6 +155,7 @@ test("observe() refuses frames that have no place in the session, and more gaps 
     [[HELLO, HELLO], /HELLO frame: it came after HELLO/],
     [[HELLO, shutdown(1, 1), shutdown(1, 1)], /SHUTDOWN frame: it came after SHUTDOWN/],
     [[HELLO, close(0, 0), close(0, 0)], /CLOSE frame: it came after CLOSE/],
+    [[HELLO, close(0, 0), shutdown(0, 0)], /SHUTDOWN frame: it came after CLOSE/],
     [[HELLO, ...Array.from({ length: 101 }, (_, index) => dataFrame(2 * index + 2))], /more than 100 gaps/],
   ];
   for (const [steps, message] of refused) assert.throws(() => play(steps), { name: "SyntaxError", message });
@@ -332,12 +333,19 @@ test("judge() calls a handover unfinished until it is late", () => {
   assert.equal(verdictOf(GRACEFUL, { nowhereAfterMs: 5051 }).verdict, "failed");
   const draining = verdictOf([...OPENING, shutdown(2, 4)]);
   assert.deepEqual([draining.verdict, draining.symptom, draining.how], ["unfinished", null, null]);
+  assert.deepEqual([draining.lost, draining.noticeMs], [[], 60]); // what is still to come is not lost
 });
 
 test("judge() reports ranges: what was announced and never came is lost, also after a cut", () => {
   const { lost, rules } = verdictOf([...OPENING, shutdown(6, 8), dataFrame(3), dataFrame(5), end()]);
   assert.deepEqual(lost, [[4, 4], [6, 8]]);
   assert.equal(rules.complete, "n/a");
+});
+
+test("judge() counts upstream losses among the messages of this session only", () => {
+  const start: Step[] = [HELLO, sent(51, true), sent(52), dataFrame(1, 52), shutdown(0, 1), ack(52)];
+  const { upstreamLost, symptom } = verdictOf([...start, close(1, 0), frameClosed(), end()]);
+  assert.deepEqual({ upstreamLost, symptom }, { upstreamLost: 2, symptom: "UPSTREAM_LOST" });
 });
 
 /** A small generator with a seed, so that a failure can be played again. */

@@ -52,6 +52,18 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     });
   }
 
+  for (const flags of [["--remaining=1"], ["--remaining=0"], ["--spread=300", "--sessions=6"]]) {
+    it(`cuts every session in its drain with fault exit-mid-drain and ${flags[0]}`, async (t) => {
+      const { handovers } = await rehearse(t, "--fault=exit-mid-drain", ...flags);
+      assert.deepEqual([...new Set(handovers.map(({ symptom }) => symptom))], ["CUT_DURING_DRAIN"]);
+    });
+  }
+
+  it("sees fault skip-notice in the plain dialect, too", async (t) => {
+    const { handovers } = await rehearse(t, "--fault=skip-notice", "--dialect=plain", "--expect=notice,clean,moved");
+    assert.deepEqual(handovers.map(({ symptom }) => symptom), ["NO_NOTICE"]);
+  });
+
   for (const reconnect of ["after-close", "early"]) {
     for (const dialect of ["v1", "plain"]) {
       it(`without a fault passes, reconnecting ${reconnect} in the ${dialect} dialect`, async (t) => {
@@ -125,6 +137,26 @@ describe("a rehearsal", { concurrency: 2 }, () => {
       /^SIGKILL server-1 .* 2 s after SIGTERM/,
     );
     assert.doesNotMatch(stderr, /\[server-1\].*drain-complete/);
+  });
+
+  it("does not call a server hung that has left, when its clients come back after the grace period", async (t) => {
+    const { code, findings, cost } = await rehearse(
+      t,
+      "--grace=1",
+      "--backoff-base=4000",
+      "--sessions=3",
+      "--remaining=1",
+    );
+    assert.deepEqual({ code, findings }, { code: 0, findings: [] });
+    assert.ok(cost["exitMs"]! < 1000, `the server exited after ${cost["exitMs"]} ms`);
+  });
+
+  it("keeps its verdict where nobody takes its log or its result", async (t) => {
+    const rehearsal = start(t, [process.execPath, "rehearse.mjs", ...QUICK]);
+    rehearsal.child.stdout!.destroy();
+    await rehearsal.line(/ steady /);
+    rehearsal.child.stderr!.destroy();
+    assert.equal((await rehearsal.exited).code, 0);
   });
 
   it("says that a server hung although every session had moved", async (t) => {
