@@ -104,7 +104,8 @@ describe("a rehearsal", { concurrency: 2 }, () => {
       assert.equal(cost["overheadMs"], cost["exitMs"]! - cost["scriptedMs"]!);
       for (const { drainMs, remaining: { announced, received } = {} as never } of handovers as never[]) {
         assert.deepEqual({ announced, received }, { announced: remaining, received: remaining });
-        assert.ok(drainMs >= remaining * intervalMs - 5, `drained in ${drainMs} ms`);
+        // As the client sees it: SHUTDOWN may have been read late.
+        assert.ok(drainMs >= (remaining - 1) * intervalMs, `drained in ${drainMs} ms`);
       }
     });
   }
