@@ -437,12 +437,14 @@ function applyRules(facts: Facts, { expectCode }: Policy, unfinished: boolean): 
   if (unfinished) return { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
   const plain = ended.dialect === "plain";
   const mark = (passes: boolean): Mark => passes ? "pass" : "fail";
+  // With a complaint the close was ours, and its code as well.
+  const closed = ended.complaint === undefined && ended.closeCode !== undefined && expectCode.includes(ended.closeCode);
   const whole = lost.length === 0 && ended.duplicated.length === 0 && ended.reordered.length === 0;
   return {
     notice: mark(ended.noticeAt !== undefined),
     complete: plain || abrupt ? "n/a" : mark(whole),
     farewell: mark(plain ? ended.closeAt !== undefined : countsAgree(ended)),
-    clean: mark(ended.closeCode !== undefined && expectCode.includes(ended.closeCode) && ended.how === "fin"),
+    clean: mark(closed && ended.how === "fin"),
     moved: mark(!facts.sameServer && !facts.late),
   };
 }
