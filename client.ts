@@ -165,20 +165,10 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   }));
   const open = new Set<Session>();
   const handovers: Handover[] = [];
-  const tally = {
-    received: 0,
-    sent: 0,
-    resent: 0,
-    lost: 0,
-    duplicated: 0,
-    reordered: 0,
-    opened: 0,
-    steady: 0,
-    graceful: 0,
-    failed: 0,
-    unfinished: 0,
-    inFlight: 0,
-  };
+  /** As they stand in the result. */
+  const messages: Result["messages"] = { received: 0, sent: 0, lost: 0, duplicated: 0, reordered: 0, resent: 0 };
+  const counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
+  const tally = { opened: 0, steady: 0, inFlight: 0 };
   const symptoms = new Map<Symptom, { count: number; servers: Set<string> }>();
   const failedDials: Record<string, number> = {};
   const probes: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
@@ -193,6 +183,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   let stopping = false;
   const stopped = deferred<string>();
 
+  const judged = () => counts.graceful + counts.failed;
   const isOpen = (session: Session | undefined) => session !== undefined && open.has(session);
   const connected = () => slots.filter(({ current, next }) => isOpen(current) || isOpen(next)).length;
   const status = () => `${grouped(connected())} of ${count(slots.length, "session")} connected`;
@@ -207,7 +198,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const adminPort = await listen(admin, settings.adminPort, "");
   const where = `${count(slots.length, "session")} to ${settings.url.join(", ")}`;
   log.line("started", `${where}, admin port ${adminPort}`, { sessions: slots.length, adminPort });
-  if (settings.timeoutMs > 0) setTimeout(stop, settings.timeoutMs, "--timeout").unref();
+  if (settings.timeoutMs > 0) setTimeout(stopped.resolve, settings.timeoutMs, "--timeout").unref();
   if (settings.probeIntervalMs > 0) setInterval(probe, settings.probeIntervalMs).unref();
   for (const slot of slots) void runSlot(slot);
 
@@ -227,14 +218,10 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     "no dial finished";
   return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
 
-  function stop(reason: string): void {
-    stopped.resolve(reason);
-  }
-
   function onSignal(signal: NodeJS.Signals): void {
     if (signalled) process.exit(1); // whoever asks twice does not want to wait
     signalled = true;
-    stop(signal);
+    stopped.resolve(signal);
   }
 
   async function closeAll(): Promise<void> {
@@ -317,9 +304,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     const redial = slot.redial ?? { startedAt: now, chosenMs: 0, failed: {} };
     const handover = judge(slot.number, from.ledger, to?.ledger, redial, policy, now, origin);
     const { verdict, symptom } = handover;
-    tally[verdict]++;
-    for (const kind of ["lost", "duplicated", "reordered"] as const) tally[kind] += size(handover[kind]);
-    tally.lost += handover.upstreamLost;
+    counts[verdict]++;
+    for (const kind of ["lost", "duplicated", "reordered"] as const) messages[kind] += size(handover[kind]);
+    messages.lost += handover.upstreamLost;
     if (symptom !== null) {
       const entry = symptoms.get(symptom) ?? { count: 0, servers: new Set() };
       entry.count++;
@@ -330,9 +317,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     const kept = Math.max(KEPT_HANDOVERS, slots.length);
     if (handovers.length >= 2 * kept) handovers.splice(0, kept);
     log.each("handover", () => [headline(handover), handover, verdict === "failed" ? "warn" : "info"]);
-    const judged = tally.graceful + tally.failed;
-    if (settings.handovers > 0 && judged >= settings.handovers && tally.inFlight === 0) {
-      stop(`--handovers ${settings.handovers}`);
+    if (settings.handovers > 0 && judged() >= settings.handovers && tally.inFlight === 0) {
+      stopped.resolve(`--handovers ${settings.handovers}`);
     }
   }
 
@@ -427,7 +413,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       observe(ledger, event, performance.now());
       if (event.type === "HELLO" || event.type === "OPEN") return onOpen();
       if (slot === undefined) return;
-      if (event.type === "DATA" || (event.type === "TEXT" && event.text !== "")) tally.received++;
+      if (event.type === "DATA" || (event.type === "TEXT" && event.text !== "")) messages.received++;
       if (ledger.firstDataAt !== undefined) alive.resolve();
       checkSteady(slot, ledger);
       if (ledger.noticeAt !== undefined && !session.ending) onNotice();
@@ -555,8 +541,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   function sendData(session: Session, seq: number, again: boolean): void {
     const { ledger } = session;
     observe(ledger, { type: "SENT", seq, again }, performance.now());
-    if (again) tally.resent++;
-    tally.sent++;
+    if (again) messages.resent++;
+    messages.sent++;
     send(session, { type: "DATA", seq, at: timestamp(), ack: ledger.highest, ...payload });
   }
 
@@ -590,9 +576,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   // ---- The result
 
   function makeResult(): Result {
-    const judged = tally.graceful + tally.failed;
-    const tooFew = judged < settings.handovers;
-    const verdict = tally.failed > 0 || tooFew || tally.opened === 0 ? "FAIL" : "PASS";
+    const tooFew = judged() < settings.handovers;
+    const verdict = counts.failed > 0 || tooFew || tally.opened === 0 ? "FAIL" : "PASS";
     const durationMs = Math.round(performance.now() - origin);
     const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
     const named = [...symptoms].map(([name, { count, servers }]): [Symptom, { count: number; servers: string[] }] => [
@@ -601,16 +586,17 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     ]);
     const summary = [
       verdict,
-      tally.failed > 0
-        ? `${grouped(tally.failed)} of ${count(judged, "handover")}: ` +
+      counts.failed > 0
+        ? `${grouped(counts.failed)} of ${count(judged(), "handover")}: ` +
           named.map(([name, { count, servers }]) => `${name} ×${count} (${listed(servers)})`).join(", ")
         : tooFew
-        ? `${judged} of ${count(settings.handovers, "handover")} happened within ${duration(durationMs)}`
-        : `${count(judged, "handover")}${more(tally.unfinished, "unfinished")}, ${count(tally.lost, "message")} lost` +
+        ? `${judged()} of ${count(settings.handovers, "handover")} happened within ${duration(durationMs)}`
+        : `${count(judged(), "handover")}${more(counts.unfinished, "unfinished")}, ${
+          count(messages.lost, "message")
+        } lost` +
           (reconnect.p99Ms === null ? "" : `, reconnect p99 ${duration(reconnect.p99Ms)}`),
     ].join("  ");
     const { lastOnEndingMs } = probes;
-    const { received, sent, lost, duplicated, reordered, resent, graceful, failed, unfinished } = tally;
     return {
       verdict,
       summary: printable(summary),
@@ -618,8 +604,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       startedAt,
       durationMs,
       sessions: { wanted: slots.length, connected: connected() },
-      messages: { received, sent, lost, duplicated, reordered, resent },
-      counts: { graceful, failed, unfinished },
+      messages: { ...messages },
+      counts: { ...counts },
       symptoms: Object.fromEntries(named),
       reconnect,
       silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
