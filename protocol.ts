@@ -335,6 +335,9 @@ export interface Redial {
   chosenMs: number;
   /** Failed dials by kind. */
   failed: Record<string, number>;
+  /** On a cluster: the fewest ready endpoints that a dial found; the last dial that met a pod after its deletion, ms after. */
+  readyEndpoints: number | null;
+  lastOnEndingMs: number | null;
 }
 
 /** One session's end and the next one's start, judged. Durations in ms; null where there is nothing to say. */
@@ -373,21 +376,29 @@ export function judge(
   const named = SYMPTOMS.find(([, rules, when]) => rules.some((rule) => failed.includes(rule)) && when(facts, failed));
   return {
     slot,
-    verdict: unfinished ? "unfinished" : failed.length > 0 ? "failed" : "graceful",
+    verdict: (unfinished ? "unfinished" : failed.length > 0 ? "failed" : "graceful") as
+      | "unfinished"
+      | "failed"
+      | "graceful",
     symptom: named?.[0] ?? null,
-    /** Known where a cluster gives evidence. */
+    /** On a cluster: the pod that held the session, why the handover failed, and what shows it. */
+    pod: null as string | null,
     cause: null as Cause | null,
+    evidence: null as string | null,
     dialect: ended.dialect,
     from: ended.server,
     to: next?.server ?? null,
-    /** End of the session, since the client's start. */
+    /** Beginning and end of the session, since the client's start. */
+    openedMs: elapsed(origin, ended.openedAt),
     endedMs: elapsed(origin, ended.endedAt),
     /** From SHUTDOWN to the session's end, and to CLOSE. */
     noticeMs: elapsed(ended.noticeAt, endedAt),
     drainMs: elapsed(ended.noticeAt, ended.closeAt),
-    remaining: ended.noticeAt === undefined
-      ? null
-      : { announced: ended.notice?.remaining ?? null, received: ended.received - ended.receivedAtNotice },
+    remaining: ended.noticeAt === undefined ? null : {
+      announced: ended.notice?.remaining ?? null,
+      received: ended.received - ended.receivedAtNotice,
+      intervalMs: ended.notice === undefined ? null : ended.dueMs,
+    },
     received: ended.received,
     sent: ended.sentFirst === 0 ? 0 : ended.sentLast - ended.sentFirst + 1,
     /** The last `seq` sent on this session, 0 if none; and how many went over an earlier one as well. */
@@ -408,10 +419,12 @@ export function judge(
     chosenMs: tenths(reconnectMs - forcedMs),
     forcedMs: tenths(forcedMs),
     failedDials: redial.failed,
+    readyEndpoints: redial.readyEndpoints,
+    lastOnEndingMs: redial.lastOnEndingMs,
     /** From the last DATA of the old session to the first of the new one. */
     silenceMs: elapsed(ended.lastDataAt, next?.firstDataAt),
     rules,
-  } as const;
+  };
 }
 
 const tenths = (ms: number): number => Math.round(ms * 10) / 10;
@@ -544,6 +557,365 @@ export const CAUSES = {
   INTERMEDIARY_CUT: ["something in between cut it", "a proxy's drain or idle timeout must be longer than the pod's"],
   NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh or CNI in between"],
 } as const;
+
+// ---- Evidence: what a cluster has shown of its pods ----------------------------------------------
+
+/** What can happen to a pod. `deleted`: somebody asked for its end; `gone`: the API has forgotten it. */
+export type MomentKind =
+  | "deleted"
+  | "terminating"
+  | "not-serving"
+  | "endpoint-gone"
+  | "prestop-failed"
+  | "exit"
+  | "gone";
+
+/** One moment in a pod's life, in ms since the client's start. */
+export interface Moment {
+  atMs: number;
+  kind: MomentKind;
+  text: string;
+  /** Of an exit. */
+  code?: number;
+  reason?: string;
+}
+
+/** What the watches have shown of one pod. */
+export interface Pod {
+  name: string;
+  uid: string;
+  address: string;
+  /** From the deletion, before that from the specification. */
+  graceMs: number;
+  /** Length of a `preStop.sleep`: before its end there is no SIGTERM. */
+  preStopMs: number;
+  memoryLimit: string | null;
+  ready: boolean;
+  /** `Succeeded` or `Failed`: it will never be ready again. */
+  finished: boolean;
+  restarts: number;
+  /** The deletion's first event came with a grace of 0. */
+  forced: boolean;
+  deletionCost: string | null;
+  moments: Moment[];
+}
+
+/** The part of a Kubernetes object that is read here: a core/v1 Pod or Event, a discovery.k8s.io/v1 EndpointSlice. */
+export interface KubernetesObject {
+  metadata: {
+    name: string;
+    uid: string;
+    resourceVersion: string;
+    labels?: Record<string, string>;
+    annotations?: Record<string, string>;
+    deletionTimestamp?: string;
+    deletionGracePeriodSeconds?: number;
+  };
+  spec?: {
+    terminationGracePeriodSeconds?: number;
+    containers: {
+      name: string;
+      lifecycle?: { preStop?: { sleep?: { seconds: number } } };
+      resources?: { limits?: { memory?: string } };
+    }[];
+  };
+  status?: {
+    phase?: string;
+    podIP?: string;
+    conditions?: { type: string; status: string; reason?: string }[];
+    containerStatuses?: ContainerStatus[];
+  };
+  endpoints?: {
+    conditions?: { ready?: boolean | null; serving?: boolean | null; terminating?: boolean | null };
+    targetRef?: { uid?: string };
+  }[] | null;
+  reason?: string;
+  message?: string;
+  involvedObject?: { uid?: string };
+}
+
+interface ContainerStatus {
+  name: string;
+  restartCount: number;
+  state?: { running?: unknown; terminated?: Termination };
+  lastState?: { terminated?: Termination };
+}
+
+interface Termination {
+  exitCode: number;
+  reason?: string;
+  containerID?: string;
+}
+
+interface Endpoint {
+  ready: boolean;
+  serving: boolean;
+  terminating: boolean;
+}
+
+/** Everything that the watches have shown, entered by `observeCluster`. */
+export class Cluster {
+  /** By uid, in the order of their first appearance. */
+  readonly pods = new Map<string, Pod>();
+  /** The endpoints of each slice by the uid of their pods, and the slice's Service. */
+  readonly slices = new Map<string, { service: string; endpoints: Map<string, Endpoint> }>();
+  /** Containers whose exit is known: each status tells of the same one again. */
+  readonly exits = new Set<string>();
+}
+
+/** Pods that are remembered after they have gone. */
+const KEPT_PODS = 1000;
+
+/** The kinds of objects that are watched. */
+export type Stream = "pods" | "endpointslices" | "events";
+
+/** Enters one event of a watch, or one object of a list (`LISTED`); returns what is new, with the pod that it happened to. */
+export function observeCluster(
+  cluster: Cluster,
+  stream: Stream,
+  type: "LISTED" | "ADDED" | "MODIFIED" | "DELETED",
+  object: KubernetesObject,
+  atMs: number,
+): [Pod, Moment][] {
+  if (stream === "pods") return observePod(cluster, type, object, atMs);
+  if (stream === "endpointslices") return observeSlice(cluster, type, object, atMs);
+  // Every attempt repeats the event, with a higher count.
+  const pod = cluster.pods.get(object.involvedObject?.uid ?? "");
+  if (object.reason !== "FailedPreStopHook" || pod === undefined || when(pod, "prestop-failed")) return [];
+  const text = `FailedPreStopHook: ${object.message ?? ""}`;
+  return [enter(pod, { atMs, kind: "prestop-failed", text })];
+}
+
+function enter(pod: Pod, moment: Moment): [Pod, Moment] {
+  if (pod.moments.push(moment) > 100) pod.moments.shift(); // it crashes on and on
+  return [pod, moment];
+}
+
+/** The first moment of a kind. */
+export function when(pod: Pod, kind: MomentKind): Moment | undefined {
+  return pod.moments.find((moment) => moment.kind === kind);
+}
+
+function observePod(cluster: Cluster, type: string, object: KubernetesObject, atMs: number): [Pod, Moment][] {
+  const { metadata, spec, status } = object;
+  const statuses = status?.containerStatuses ?? [];
+  const main = mainContainer(object);
+  const known = cluster.pods.get(metadata.uid);
+  const pod: Pod = known ?? {
+    name: metadata.name,
+    uid: metadata.uid,
+    address: "",
+    graceMs: (spec?.terminationGracePeriodSeconds ?? 30) * 1000,
+    preStopMs: (main?.lifecycle?.preStop?.sleep?.seconds ?? 0) * 1000,
+    memoryLimit: main?.resources?.limits?.memory ?? null,
+    ready: false,
+    finished: false,
+    restarts: 0,
+    forced: false,
+    deletionCost: null,
+    moments: [],
+  };
+  if (known === undefined) {
+    cluster.pods.set(pod.uid, pod);
+    if (cluster.pods.size > KEPT_PODS) {
+      const oldest = [...cluster.pods.values()].find((other) => when(other, "gone"));
+      if (oldest !== undefined) cluster.pods.delete(oldest.uid);
+    }
+    for (const { lastState } of statuses) cluster.exits.add(lastState?.terminated?.containerID ?? "");
+  }
+  const news: [Pod, Moment][] = [];
+  const tell = (moment: Omit<Moment, "atMs">) => void news.push(enter(pod, { atMs, ...moment }));
+  const holds = (condition: string) => status?.conditions?.find(({ type }) => type === condition);
+
+  pod.address = status?.podIP ?? pod.address;
+  pod.finished = status?.phase === "Succeeded" || status?.phase === "Failed";
+  pod.ready = holds("Ready")?.status === "True" && metadata.deletionTimestamp === undefined && type !== "DELETED";
+  pod.deletionCost = metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"] ?? null;
+  if (metadata.deletionTimestamp !== undefined && !when(pod, "deleted")) {
+    // The last events of every pod say 0: that is kubelet's own delete, of a pod whose containers have ended.
+    const seconds = metadata.deletionGracePeriodSeconds ?? 0;
+    pod.forced = seconds === 0 && statuses.some(({ state }) => state?.running !== undefined);
+    pod.graceMs = seconds * 1000;
+    const target = holds("DisruptionTarget");
+    const why = target?.status === "True" && target.reason ? ` (${target.reason})` : "";
+    tell({ kind: "deleted", text: `deleted${why}, ${seconds}s of grace` });
+  }
+  for (const { name, state, lastState, restartCount } of statuses) {
+    if (name === main?.name) pod.restarts = restartCount;
+    for (const exit of [lastState?.terminated, state?.terminated]) {
+      if (exit?.containerID === undefined || cluster.exits.has(exit.containerID)) continue;
+      cluster.exits.add(exit.containerID);
+      // With a deletion the main container's end counts, which may not be the first; without one, any of them may cut.
+      if (when(pod, "deleted") && name !== main?.name) continue;
+      const { exitCode: code, reason = "" } = exit;
+      const whose = name === main?.name ? "" : `${name}: `;
+      tell({ kind: "exit", text: `${whose}exit ${code}${reason && ` (${reason})`}`, code, reason });
+    }
+  }
+  if (type === "DELETED" && !when(pod, "gone")) tell({ kind: "gone", text: "gone from the API" });
+  return news;
+}
+
+/** The one that `kubectl logs` would choose (annotation kubectl.kubernetes.io/default-container), else the first. */
+function mainContainer({ metadata, spec }: KubernetesObject) {
+  const name = metadata.annotations?.["kubectl.kubernetes.io/default-container"];
+  return spec?.containers.find((container) => container.name === name) ?? spec?.containers[0];
+}
+
+/** Enters that a list does not have these pods any more: their DELETED event was missed. */
+export function observeMissing(cluster: Cluster, listed: readonly KubernetesObject[], atMs: number): [Pod, Moment][] {
+  const uids = new Set(listed.map(({ metadata }) => metadata.uid));
+  const missing = [...cluster.pods.values()].filter((pod) => !uids.has(pod.uid) && !when(pod, "gone"));
+  return missing.map((pod) => {
+    pod.ready = false;
+    return enter(pod, { atMs, kind: "gone", text: "gone from the API, unseen" });
+  });
+}
+
+function observeSlice(cluster: Cluster, type: string, object: KubernetesObject, atMs: number): [Pod, Moment][] {
+  const { uid, labels } = object.metadata;
+  const before = endpointsOf(cluster);
+  cluster.slices.delete(uid);
+  if (type !== "DELETED") {
+    const endpoints = (object.endpoints ?? []).map(({ targetRef, conditions }): [string, Endpoint] => {
+      // An unknown condition counts as ready; a terminating endpoint is never ready, but may serve (EndpointConditions).
+      const { ready, serving, terminating } = conditions ?? {};
+      return [targetRef?.uid ?? "", {
+        ready: ready ?? true,
+        serving: serving ?? ready ?? true,
+        terminating: terminating ?? false,
+      }];
+    });
+    const service = labels?.["kubernetes.io/service-name"] ?? "";
+    cluster.slices.set(uid, { service, endpoints: new Map(endpoints) });
+  }
+  if (type === "LISTED") return [];
+  const after = endpointsOf(cluster);
+  return [...cluster.pods.values()].flatMap((pod) => {
+    const [was, is] = [before.get(pod.uid), after.get(pod.uid)];
+    const tell = (kind: MomentKind, text: string) => [enter(pod, { atMs, kind, text })];
+    if (was === undefined) return [];
+    if (is === undefined) return tell("endpoint-gone", "endpoint gone");
+    if (is.terminating && !was.terminating) {
+      return tell("terminating", `endpoint terminating, ${is.serving ? "still serving" : "not serving"}`);
+    }
+    if (was.serving && !is.serving) return tell("not-serving", "endpoint no longer serving");
+    return [];
+  });
+}
+
+function endpointsOf({ slices }: Cluster): Map<string, Endpoint> {
+  return new Map([...slices.values()].flatMap(({ endpoints }) => [...endpoints]));
+}
+
+/** Ready endpoints of the Service with this name; where there is none of that name, of every Service. */
+export function readyEndpoints({ slices }: Cluster, service: string): number {
+  const all = [...slices.values()];
+  const own = all.filter((slice) => slice.service === service);
+  const endpoints = new Map((own.length > 0 ? own : all).flatMap(({ endpoints }) => [...endpoints]));
+  return [...endpoints.values()].filter(({ ready }) => ready).length;
+}
+
+/** Kubelet and the watch tell of a pod's end a moment after the socket does, at times before it. */
+const EVENT_LAG_MS = 5000;
+
+/** The pod that held a handover's session: the one that the server named, else the one that was ending when it ended. */
+export function podOf(cluster: Cluster, { from, openedMs, endedMs }: Handover): Pod | undefined {
+  if (endedMs === null) return undefined;
+  const pods = [...cluster.pods.values()];
+  const named = pods.filter((pod) => pod.name === from && (when(pod, "gone")?.atMs ?? Infinity) > (openedMs ?? 0));
+  if (named.length > 0) return named[0];
+  const distance = (pod: Pod) => {
+    const end = exitOf(pod, openedMs, endedMs) ?? when(pod, "gone");
+    const begun = when(pod, "deleted") ?? end;
+    if (begun === undefined || begun.atMs > endedMs + EVENT_LAG_MS) return Infinity;
+    return end === undefined ? EVENT_LAG_MS : Math.abs(end.atMs - endedMs);
+  };
+  const nearest = pods.sort((a, b) => distance(a) - distance(b))[0];
+  // A session may outlive its pod by the silence that it takes to notice.
+  return nearest !== undefined && distance(nearest) < Infinity ? nearest : undefined;
+}
+
+/** The exit that concerns a session: the first since it began, unless it came long after its end. */
+function exitOf(pod: Pod, openedMs: number | null, endedMs: number): Moment | undefined {
+  const latest = when(pod, "deleted") ? Infinity : endedMs + EVENT_LAG_MS;
+  return pod.moments.find(({ kind, atMs }) => kind === "exit" && atMs >= (openedMs ?? 0) && atMs <= latest);
+}
+
+/** Whether the cluster has nothing more to say of a session's end, or has had the time for it. */
+export function isEvidenceComplete(pod: Pod | undefined, { openedMs, endedMs }: Handover, nowMs: number): boolean {
+  if (endedMs === null) return true;
+  const deleted = pod && when(pod, "deleted");
+  if (pod !== undefined && (exitOf(pod, openedMs, endedMs) || when(pod, "gone"))) return true;
+  return nowMs > (deleted === undefined ? endedMs : deleted.atMs + pod!.graceMs) + EVENT_LAG_MS;
+}
+
+/** Whether SIGKILL ended the pod because its grace was over. */
+export function wasKilledAtGrace(pod: Pod): boolean {
+  const deleted = when(pod, "deleted");
+  return deleted !== undefined &&
+    pod.moments.some(({ kind, code, atMs }) =>
+      kind === "exit" && code === 137 && atMs >= deleted.atMs + pod.graceMs - 1000
+    );
+}
+
+/** Why a handover failed, and the numbers that show it; null where the evidence names nothing. The first match wins. */
+export function diagnose(handover: Handover, pod: Pod | undefined): { cause: Cause; evidence: string } | null {
+  const { symptom, code, dialect, openedMs, endedMs, noticeMs, remaining, readyEndpoints, lastOnEndingMs } = handover;
+  const because = (cause: Cause, evidence: string) => ({ cause, evidence });
+  if (symptom === null || endedMs === null) return null;
+  if (symptom === "SLOW_RECONNECT" || symptom === "SAME_SERVER") {
+    if (symptom === "SLOW_RECONNECT" && readyEndpoints === 0) {
+      return because("NO_READY_PEER", "no ready endpoint to dial");
+    }
+    if (lastOnEndingMs === null) return null;
+    return because("ENDPOINT_RACE", `last dial that reached the ending pod at +${duration(lastOnEndingMs)}`);
+  }
+  const abrupt = ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom);
+  if (!abrupt && !(dialect === "plain" && code === null)) return null;
+  // Without numbers a session that no pod's end explains has an explanation; a pod that nobody knows is none.
+  if (pod === undefined) return dialect === "v1" ? null : because("NO_POD_EVENT", "no pod was ending");
+
+  const exit = exitOf(pod, openedMs, endedMs);
+  const moment = when(pod, "deleted");
+  // What was asked for after the cut did not cause it.
+  const deleted = moment !== undefined && moment.atMs <= endedMs + EVENT_LAG_MS / 2 ? moment : undefined;
+  const noticed = noticeMs !== null;
+  const killed = wasKilledAtGrace(pod);
+  const of = `of ${pod.graceMs / 1000}s`;
+  if (exit?.reason === "OOMKilled") {
+    const limit = pod.memoryLimit === null ? "" : `, the limit is ${pod.memoryLimit}`;
+    return because("OOM_KILLED", `${exit.text}${limit}, restart ${pod.restarts}`);
+  }
+  if (exit !== undefined && (deleted === undefined || exit.atMs < deleted.atMs)) {
+    return because("CRASHED", `${exit.text} without a deletion, restart ${pod.restarts}`);
+  }
+  if (deleted === undefined) return because("NO_POD_EVENT", `${pod.name} was neither deleted nor restarted`);
+  if (pod.forced) return because("FORCE_DELETED", "deleted with a grace of 0");
+  const hook = when(pod, "prestop-failed");
+  if (hook !== undefined) return because("PRESTOP_FAILED", hook.text);
+
+  const cutMs = Math.max(0, endedMs - deleted.atMs);
+  const ranOnMs = exit === undefined ? undefined : exit.atMs - endedMs;
+  // A cut before SIGTERM can have come, or long before the exit, was not the process's end.
+  const early = symptom !== "STALLED" && (cutMs < pod.preStopMs - 500 || (ranOnMs ?? 0) > 3000);
+  if (exit !== undefined && !early) {
+    if (killed && noticed) {
+      const { announced, intervalMs } = remaining ?? {};
+      const needs = announced && intervalMs ? `drain needs ${duration(announced * intervalMs)}, ` : "";
+      const left = pod.graceMs - Math.max(0, endedMs - noticeMs - deleted.atMs);
+      return because("SIGKILL_AT_GRACE", `${needs}preStop left ${duration(Math.max(0, left))} ${of}`);
+    }
+    if (killed) return because("SIGTERM_IGNORED", `${exit.text} after ${duration(pod.graceMs)} of grace`);
+    const after = `${exit.text} ${duration(exit.atMs - deleted.atMs)} after the deletion`;
+    if (!noticed) return because("EXITED_AT_SIGTERM", after);
+    if (exit.code !== 137 && ranOnMs! < 1000) return because("EXIT_BEFORE_FLUSH", `${after}, amid the drain`);
+    if (exit.code === 137 && ranOnMs! < 1000) return because("CRASHED", `${after}, before its grace ${of} was over`);
+  }
+  if (exit === undefined && when(pod, "gone") && !early) return null; // nobody saw how it ended
+  const ranOn = ranOnMs === undefined ? "was still running when its grace was over" : `ran on for ${duration(ranOnMs)}`;
+  return because("INTERMEDIARY_CUT", `cut ${duration(cutMs)} after the deletion; the pod ${ranOn}`);
+}
 
 // ---- Numbers as people read them -----------------------------------------------------------------
 

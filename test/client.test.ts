@@ -760,7 +760,12 @@ describe("client", { concurrency: 2, timeout: 120_000 }, () => {
     const flags = ["--expect=notice,farewell,clean,moved", "--expect-code=1005", "--handovers=1"];
     const { verdict, handover } = await endOf(startOn(t, servers, ...flags));
     assert.equal(verdict, "PASS");
-    const said = { code: 1005, received: 5, remaining: { announced: null, received: 1 }, how: "fin" } as const;
+    const said = {
+      code: 1005,
+      received: 5,
+      remaining: { announced: null, received: 1, intervalMs: null },
+      how: "fin",
+    } as const;
     assertSays(handover, { from: servers[0]!.url, to: servers[1]!.url, ...said });
     assert.deepEqual(Object.values(handover.rules), ["pass", "n/a", "pass", "pass", "pass"]);
   });

@@ -1,11 +1,14 @@
 /** What the tests share: real processes, real sockets, and waiting for lines and events instead of sleeping. */
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { createServer as createHttpsServer } from "node:https";
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
 import process from "node:process";
 import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
-import { decode, encode, type Frame, SUBPROTOCOL } from "../protocol.ts";
+import { decode, encode, type Frame, type KubernetesObject, type Stream, SUBPROTOCOL } from "../protocol.ts";
 import type { Result } from "../client.ts";
 
 /** A started program: its output so far, and promises for what is still to come. */
@@ -217,4 +220,217 @@ export async function deadUrl(): Promise<string> {
   server.close();
   await once(server, "close");
   return `ws://127.0.0.1:${port}/ws`;
+}
+
+// ---- A cluster that plays what a real one did
+
+/** A line of a recording (test/fixtures): what a list or a watch of Kubernetes 1.36 sent, `t` ms after the disruption. */
+interface Recorded {
+  t: number | null;
+  stream?: Stream;
+  list?: { metadata: { resourceVersion: string }; items: KubernetesObject[] };
+  command?: string;
+  pod?: string;
+  type?: "ADDED" | "MODIFIED" | "DELETED";
+  object?: KubernetesObject;
+}
+
+/** A recording by its name, as it lies in test/fixtures. */
+export function recording(name: string): Recorded[] {
+  return readFileSync(`test/fixtures/${name}.jsonl`, "utf8").trimEnd().split("\n").map((line) => JSON.parse(line));
+}
+
+/** A self-signed certificate for 127.0.0.1, or undefined where there is no openssl. */
+export function makeCertificate(folder: string): { cert: string; key: string } | undefined {
+  const [cert, key] = [`${folder}/ca.crt`, `${folder}/ca.key`];
+  const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"];
+  const subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"];
+  const { status } = spawnSync("openssl", ["req", "-x509", ...curve, ...subject, "-keyout", key, "-out", cert]);
+  return status === 0 ? { cert, key } : undefined;
+}
+
+/** A request that the API server got, and what it answers instead of what it would by itself. */
+export interface ApiRequest {
+  method: string;
+  path: string;
+  query: URLSearchParams;
+  body: unknown;
+  atMs: number;
+}
+type Answer = { status: number; body: unknown; headers?: Record<string, string> } | undefined;
+
+/**
+ * A cluster for one client: an API server that plays a recording once its disruption is asked for, a server process for
+ * every pod in it (SIGTERM after its preStop, SIGKILL at its grace), and a Service that leads to the ready ones.
+ */
+export async function startCluster(
+  t: TestContext,
+  name: string,
+  options: { flags?: string[]; answer?: (request: ApiRequest) => Answer } = {},
+) {
+  const lines = recording(name);
+  const folder = mkdtempSync("dist/cluster-");
+  t.after(() => rmSync(folder, { recursive: true }));
+  const certificate = makeCertificate(folder)!;
+  writeFileSync(`${folder}/namespace`, "rec");
+  writeFileSync(`${folder}/token`, "first");
+
+  // The state that a list shows, and every event so far, by stream.
+  const lists = { pods: new Map<string, KubernetesObject>(), endpointslices: new Map(), events: new Map() };
+  const past: Record<Stream, Recorded[]> = { pods: [], endpointslices: [], events: [] };
+  for (const { stream, list } of lines) {
+    for (const item of list?.items ?? []) lists[stream!].set(item.metadata.uid, item);
+  }
+  const victim = lines.find(({ command }) => command !== undefined)!.pod!;
+  const requests: ApiRequest[] = [];
+  const watches = new Set<{ stream: Stream; response: ServerResponse }>();
+  const timers = new Set<NodeJS.Timeout>();
+  t.after(() => timers.forEach(clearTimeout));
+  const at = (ms: number, action: () => void) => void timers.add(setTimeout(action, ms));
+
+  // Every pod of the recording has its process from the start; the Service finds it when its endpoint is ready.
+  const objects = lines.filter(({ stream, object }) => stream === "pods" && object !== undefined).map(({ object }) =>
+    object!
+  );
+  const names = new Set([...lists.pods.values(), ...objects].map(({ metadata }) => metadata.name));
+  let playing = false;
+  let over = false;
+  t.after(() => over = true);
+  const pace = ["--interval=50", "--remaining=2", "--remaining-interval=20"];
+  const servers = new Map<string, Awaited<ReturnType<typeof startServer>>>();
+  const runPod = async (name: string, ...flags: string[]) =>
+    servers.set(name, await startServer(t, ...pace, `--name=${name}`, ...flags));
+  await Promise.all([...names].map((name) => runPod(name, ...name === victim ? options.flags ?? [] : [])));
+  const victimProcess = servers.get(victim)!;
+  // A crash, when it comes: kubelet starts the container anew, and the recording of that is played.
+  victimProcess.child.once("exit", () => {
+    if (playing || over) return;
+    void runPod(victim);
+    play();
+  });
+
+  /** What kube-proxy does: a ready endpoint, else one that terminates and serves; the victim first, as session 1's place. */
+  const route = (): number | undefined => {
+    const endpoints = [...lists.endpointslices.values()].flatMap(({ endpoints }) => endpoints ?? []);
+    const ready = endpoints.filter(({ conditions }) => conditions.ready);
+    const choice = ready.length > 0 ? ready : endpoints.filter(({ conditions }) => conditions.serving);
+    const chosen = choice.find(({ targetRef }) => targetRef.name === victim) ?? choice[0];
+    return chosen && servers.get(chosen.targetRef.name)!.port;
+  };
+  const service = createTcpServer((near) => {
+    const port = route();
+    if (port === undefined) return near.resetAndDestroy();
+    const far = connectTcp({ port, host: "127.0.0.1" });
+    near.pipe(far).pipe(near);
+    for (const [one, other] of [[near, far], [far, near]] as const) one.on("error", () => other.resetAndDestroy());
+  });
+  service.listen(0, "127.0.0.1");
+  await once(service, "listening");
+  t.after(() => service.close());
+
+  function play(): void {
+    if (playing) return;
+    playing = true;
+    const ending = new Set<string>();
+    for (const line of lines) {
+      const { t, stream, type, object } = line;
+      if (t === null || stream === undefined || type === undefined) continue;
+      at(t, () => publish(line));
+      const { name, deletionTimestamp, deletionGracePeriodSeconds: grace } = object!.metadata;
+      if (stream !== "pods" || deletionTimestamp === undefined || ending.has(name)) continue;
+      ending.add(name);
+      // preStop.sleep is 2 s; of a forced deletion's grace of 0 kubelet makes 2 s.
+      at(t + (grace === 0 ? 0 : 2000), () => servers.get(name)!.child.kill("SIGTERM"));
+      at(t + (grace === 0 ? 2000 : grace! * 1000), () => servers.get(name)!.child.kill("SIGKILL"));
+    }
+  }
+  function publish(line: Recorded): void {
+    const { stream, type, object } = line;
+    if (type === "DELETED") lists[stream!].delete(object!.metadata.uid);
+    else lists[stream!].set(object!.metadata.uid, object!);
+    past[stream!].push(line);
+    for (const watch of watches) {
+      if (watch.stream === stream) watch.response.write(`${JSON.stringify({ type, object })}\n`);
+    }
+  }
+  const version = () => {
+    const seen = Object.values(past).flat().map(({ object }) => Number(object!.metadata.resourceVersion));
+    return String(Math.max(...seen, ...lines.map(({ list }) => Number(list?.metadata.resourceVersion ?? 0))));
+  };
+
+  const api = createHttpsServer(
+    { cert: readFileSync(certificate.cert), key: readFileSync(certificate.key) },
+    onRequest,
+  );
+  api.listen(0, "127.0.0.1");
+  await once(api, "listening");
+  t.after(() => {
+    api.close();
+    api.closeAllConnections();
+  });
+  async function onRequest(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { pathname, searchParams } = new URL(request.url!, "https://api");
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const text = Buffer.concat(chunks).toString();
+    const asked = {
+      method: request.method!,
+      path: pathname,
+      query: searchParams,
+      body: text === "" ? undefined : JSON.parse(text),
+      atMs: performance.now(),
+    };
+    requests.push(asked);
+    const stream = pathname.split("/").at(-1) as Stream;
+    const allowed = request.headers.authorization === `Bearer ${readFileSync(`${folder}/token`, "utf8")}`;
+    const answer: Answer = !allowed
+      ? { status: 401, body: { kind: "Status", message: "Unauthorized" } }
+      : options.answer?.(asked);
+    if (answer !== undefined) {
+      response.writeHead(answer.status, { "content-type": "application/json", ...answer.headers });
+      return void response.end(JSON.stringify(answer.body));
+    }
+    if (asked.method === "GET" && searchParams.has("watch")) {
+      response.writeHead(200, { "content-type": "application/json" });
+      response.flushHeaders();
+      const since = Number(searchParams.get("resourceVersion"));
+      for (const { type, object } of past[stream]) {
+        if (Number(object!.metadata.resourceVersion) > since) response.write(`${JSON.stringify({ type, object })}\n`);
+      }
+      const watch = { stream, response };
+      watches.add(watch);
+      return void response.on("close", () => watches.delete(watch));
+    }
+    response.writeHead(200, { "content-type": "application/json" });
+    if (asked.method === "GET" && stream in lists) {
+      const items = [...lists[stream].values()];
+      return void response.end(JSON.stringify({ metadata: { resourceVersion: version() }, items }));
+    }
+    const isDeployment = pathname.includes("/deployments/");
+    // All but notes on a pod: a delete, an eviction, a restart, a scale.
+    if (asked.method !== "GET" && !(asked.method === "PATCH" && !isDeployment)) play();
+    if (asked.method === "PATCH" && !isDeployment) {
+      annotate(pathname.split("/").at(-1)!, asked.body as KubernetesObject);
+    }
+    response.end(JSON.stringify(isDeployment ? { spec: { replicas: 2 } } : { kind: "Status", status: "Success" }));
+  }
+  function annotate(name: string, { metadata: { annotations } }: KubernetesObject): void {
+    const pod = [...lists.pods.values()].find(({ metadata }) => metadata.name === name);
+    if (pod === undefined) return;
+    publish({
+      t: 0,
+      stream: "pods",
+      type: "MODIFIED",
+      object: { ...pod, metadata: { ...pod.metadata, annotations: annotations! } },
+    });
+  }
+
+  const env = {
+    KUBERNETES_SERVICE_HOST: "127.0.0.1",
+    KUBERNETES_SERVICE_PORT: String((api.address() as { port: number }).port),
+    NODE_EXTRA_CA_CERTS: certificate.cert,
+    SERVICE_ACCOUNT: folder,
+    SERVER_URL: `ws://127.0.0.1:${(service.address() as { port: number }).port}/ws`,
+  };
+  return { env, folder, victim, victimProcess, servers, requests, watches, publish };
 }

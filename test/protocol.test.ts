@@ -199,7 +199,7 @@ interface Way {
 function verdictOf(steps: Step[], way: Way = {}) {
   const { waitMs = 50, forcedMs = 10, instance = "b", nowhereAfterMs, policy = {}, dialect = "v1" } = way;
   const { ledger, now } = play(steps, dialect);
-  const redial: Redial = { startedAt: now, chosenMs: waitMs, failed: {} };
+  const redial: Redial = { startedAt: now, chosenMs: waitMs, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
   const openedAt = now + waitMs + forcedMs;
   const next = new Ledger("ws://b/ws", dialect, 2000);
   observe(next, dialect === "plain" ? { type: "OPEN" } : { ...HELLO, server: "pod-b", instance } as Frame, openedAt);
