@@ -13,17 +13,19 @@ import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
 import type { ClientRequest, IncomingMessage } from "node:http";
 import { dirname } from "node:path";
 import process from "node:process";
+import { createSecureContext, type SecureContextOptions } from "node:tls";
 import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  backoffMs, type Cause, CAUSES, closeReason, Cluster, confirmedUpTo, count, createAdmin, createLog, decode, diagnose,
-  duration, encode, expectedRules, type Frame, grouped, type Handover, integer, isEvidenceComplete, isSteady, judge,
-  type KubernetesObject, Ledger, listen, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
-  milliseconds, observe, observeCluster, observeMissing, oneOf, percentile, type Pod, podOf, PORT, printable,
-  PROBE_HEADER, type Range, readSettings, readyEndpoints, type Redial, REMEDIES, type Rule, RULES, run,
-  type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp, toJson, useColour,
-  UserError, type Values, VERSION, wasKilledAtGrace, when,
+  backoffMs, byLabel, type Cause, CAUSES, checkCertificates, closeReason, Cluster, confirmedUpTo, count, createAdmin,
+  createLog, createMetrics, decode, diagnose, duration, encode, expectedRules, followFiles, type Frame, grouped,
+  type Handover, integer, isEvidenceComplete, isSteady, judge, type KubernetesObject, Ledger, listen, type Log,
+  LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS, milliseconds, observe, observeCluster,
+  observeMissing, oneOf, parseToken, percentile, type Pod, podOf, PORT, printable, PROBE_HEADER, type Range,
+  readSettings, readyEndpoints, type Redial, REMEDIES, type Rule, RULES, run, type SessionEvent, setting, settingList,
+  type Stream, SUBPROTOCOL, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION,
+  wasKilledAtGrace, when,
 } from "./protocol.ts";
 
 /** What `--disrupt` can do: nothing, look on, or end pods through the Kubernetes API. */
@@ -35,7 +37,7 @@ const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 /** Every setting of the client; README's table and --help say the same. */
 export const SETTINGS = {
   url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
-  adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /report; 0 = any free port"),
+  adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /metrics, /report; 0 = any free port"),
   sessions: setting("SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
   intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
   dialect: setting("DIALECT", "auto", oneOf("auto", "v1", "plain"), "auto (v1, else plain), v1, or plain"),
@@ -51,6 +53,10 @@ export const SETTINGS = {
   timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
   probeIntervalMs: setting("PROBE_INTERVAL_MS", "0", milliseconds(0), "ms between fresh connections; 0 = none"),
   payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
+  tlsCa: setting("TLS_CA", "", String, "CA (PEM) that the server's certificate must be from; default: the public ones"),
+  tlsCert: setting("TLS_CERT", "", String, "our own certificate chain (PEM), for a server that asks for one"),
+  tlsKey: setting("TLS_KEY", "", String, "its private key (PEM)"),
+  tokenFile: setting("TOKEN_FILE", "", String, "file with the token to bring: Authorization: Bearer"),
   disrupt: setting(
     "DISRUPT",
     "none",
@@ -78,6 +84,8 @@ const CLOSE_TIMEOUT_MS = 3000;
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
 const KEPT_ENDINGS = 100;
+/** So many dials, and each refused with 401: no token of ours opens this server. */
+const MAX_UNAUTHORIZED = 10;
 /** How long a drill waits for a workload whose pods are not all ready. */
 const SETTLE_TIMEOUT_MS = 120_000;
 
@@ -161,6 +169,7 @@ async function main(): Promise<void> {
     SETTINGS,
   );
   if (settings === undefined) return;
+  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
   const { result, error } = await hold(settings);
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
@@ -199,7 +208,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   /** As they stand in the result. */
   const messages: Result["messages"] = { received: 0, sent: 0, lost: 0, duplicated: 0, reordered: 0, resent: 0 };
   const counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
-  const tally = { opened: 0, steady: 0, inFlight: 0 };
+  const tally = { opened: 0, steady: 0, inFlight: 0, lostUp: 0 };
   const symptoms: Result["symptoms"] = {};
   const failedDials: Record<string, number> = {};
   const probes: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
@@ -236,11 +245,15 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const connected = () => slots.filter(({ current, next }) => isOpen(current) || isOpen(next)).length;
   const status = () => `${grouped(connected())} of ${count(slots.length, "session")} connected`;
   const log = createLog("client", settings.logFormat, status, () => slots.length);
+  const security = followSecurity(settings, log);
   process.on("SIGTERM", onSignal);
   process.on("SIGINT", onSignal);
+  let metrics: Awaited<ReturnType<typeof createMetrics>> | undefined;
+  let measure = (_handover: Handover): void => {};
   const admin = createAdmin({
     "/healthz": () => ({ status: 200, body: "ok\n" }),
     "/readyz": () => ({ status: connected() === slots.length ? 200 : 503, body: `${status()}\n` }),
+    "/metrics": () => metrics?.route() ?? { status: 503, body: "starting\n" },
     "/report": () => ({ status: 200, body: `${toJson(makeResult())}\n`, type: "application/json" }),
   });
   const adminPort = await listen(admin, settings.adminPort, "");
@@ -256,6 +269,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   }
   const where = `${count(slots.length, "session")} to ${settings.url.join(", ")}`;
   log.line("started", `${where}, admin port ${adminPort}`, { sessions: slots.length, adminPort });
+  await exportMetrics();
   if (settings.timeoutMs > 0) setTimeout(stopped.resolve, settings.timeoutMs, "--timeout").unref();
   if (settings.probeIntervalMs > 0) setInterval(probe, settings.probeIntervalMs).unref();
   for (const slot of slots) void runSlot(slot);
@@ -346,6 +360,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
         if (error.kind === "refused" || error.kind === "503") noteOnEnding(undefined, redial);
         const { kind, message } = error;
+        if (tally.opened === 0 && failedDials["401"] === sum(failedDials) && sum(failedDials) >= MAX_UNAUTHORIZED) {
+          error = `${url} refuses every dial with 401: ` +
+            (settings.tokenFile === "" ? "it needs a token, see --token-file" : `see --token-file ${settings.tokenFile}`);
+          stopped.resolve("401");
+        }
         const labels = { slot: slot.number, url, kind };
         log.each("dial-failed", () => [`slot ${slot.number} to ${url}: ${message}`, labels, "warn"]);
       } finally {
@@ -372,6 +391,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     counts[verdict]++;
     for (const kind of ["lost", "duplicated", "reordered"] as const) messages[kind] += size(handover[kind]);
     messages.lost += handover.upstreamLost;
+    tally.lostUp += handover.upstreamLost;
+    measure(handover);
     if (symptom !== null) {
       const { servers } = symptoms[symptom] ??= { count: 0, servers: [], causes: {} };
       symptoms[symptom].count++;
@@ -409,7 +430,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       perMessageDeflate: false,
       maxPayload: MAX_MESSAGE_BYTES,
       closeTimeout: CLOSE_TIMEOUT_MS,
-      headers: slot === undefined ? { [PROBE_HEADER]: "1" } : {},
+      ...security.tls,
+      headers: { ...slot === undefined && { [PROBE_HEADER]: "1" }, ...security.headers },
     };
     const ws = new WebSocket(url, settings.dialect === "plain" ? [] : [SUBPROTOCOL], options);
     const session: Session = {
@@ -869,6 +891,39 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     }
   }
 
+  async function exportMetrics(): Promise<void> {
+    metrics = await createMetrics("client");
+    metrics.gauge("sessions", "Connected sessions", connected);
+    metrics.counter("handovers_total", "Handovers by verdict and symptom", ["verdict", "symptom"], () => [
+      [{ verdict: "graceful", symptom: "" }, counts.graceful],
+      ...Object.keys(REMEDIES).map((symptom): [Record<string, string>, number] => [
+        { verdict: "failed", symptom },
+        symptoms[symptom as Symptom]?.count ?? 0,
+      ]),
+    ]);
+    metrics.counter("messages_total", "Messages by direction", ["direction"], () =>
+      byLabel("direction", { sent: messages.sent, received: messages.received }));
+    metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () =>
+      byLabel("direction", { down: messages.lost - tally.lostUp, up: tally.lostUp }));
+    const none = Object.fromEntries(["ok", "503", "401", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]));
+    metrics.counter("dials_total", "Dials of sessions by result", ["result"], () =>
+      byLabel("result", { ...none, ...failedDials, ok: tally.opened }));
+    const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
+      { kind: "forced" },
+      { kind: "total" },
+    ]);
+    const silence = metrics.histogram("silence_seconds", "From the last message of a session to the first of the next");
+    const notice = metrics.histogram("notice_seconds", "From SHUTDOWN to a session's end");
+    measure = ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
+      if (to !== null) {
+        reconnect(forcedMs, { kind: "forced" });
+        reconnect(reconnectMs, { kind: "total" });
+      }
+      silence(silenceMs);
+      notice(noticeMs);
+    };
+  }
+
   // ---- The result
 
   function makeResult(): Result {
@@ -960,6 +1015,32 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     }
     return findings;
   }
+}
+
+/** What proves who we are and who the server is, as the files have it now. */
+function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptions; headers: Record<string, string> } {
+  const { tlsCa, tlsCert, tlsKey, tokenFile } = settings;
+  const security = { tls: { minVersion: "TLSv1.2" } as SecureContextOptions, headers: {} };
+  const refused = (message: string) => log.line("tls-refused", `${message}: the old one stays`, {}, "error");
+  if (tlsCa !== "") {
+    followFiles({ "tls-ca": tlsCa }, ([ca]) => {
+      checkCertificates(ca!);
+      security.tls = { ...security.tls, ca };
+    }, refused);
+  }
+  if (tlsCert !== "") {
+    followFiles({ "tls-cert": tlsCert, "tls-key": tlsKey }, ([cert, key]) => {
+      checkCertificates(cert!);
+      createSecureContext({ cert, key }); // throws where they are not a pair
+      security.tls = { ...security.tls, cert, key };
+    }, refused);
+  }
+  if (tokenFile !== "") {
+    const use = ([text]: string[]) => void (security.headers = { authorization: `Bearer ${parseToken(text!)}` });
+    const stays = (message: string) => log.line("token-refused", `${message}: the old one stays`, {}, "error");
+    followFiles({ "token-file": tokenFile }, use, stays);
+  }
+  return security;
 }
 
 // ---- The Kubernetes API, as a pod reaches it
@@ -1290,6 +1371,7 @@ function renderSymptom(name: Symptom, { causes }: SymptomCount): string[] {
   return ["", `${kleur.yellow(name)}  ${meaning}`, ...known, ...advice];
 }
 
+const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((all, one) => all + one, 0);
 const size = (ranges: readonly Range[]): number => ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 const more = (number: number, what: string): string => number === 0 ? "" : `, ${grouped(number)} ${what}`;
 const listed = (names: string[]): string => names.slice(0, 3).join(", ") + (names.length > 3 ? ", …" : "");

@@ -21,6 +21,8 @@
  * @module
  */
 import { Buffer } from "node:buffer";
+import { X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import process from "node:process";
 import kleur from "kleur";
@@ -1177,24 +1179,156 @@ export function useColour(stream: NodeJS.WriteStream): void {
   kleur.enabled = FORCE_COLOR !== undefined ? FORCE_COLOR !== "0" : NO_COLOR === undefined && Boolean(stream.isTTY);
 }
 
+// ---- Files that are renewed while the program runs: certificates, keys, tokens ---------------------
+
+/** How often they are looked at: a Secret's files change by a symlink swap, of which not every watch tells. */
+const FILES_INTERVAL_MS = 1000;
+
+/**
+ * Hands the contents of files to `use`, now and whenever they have changed. What `use` refuses is a `UserError` now; later
+ * it is told to `refused`, once it has stayed (a key and its certificate may change one after the other), and the old stays.
+ */
+export function followFiles(
+  flags: Record<string, string>,
+  use: (texts: string[]) => void,
+  refused: (message: string) => void,
+): void {
+  const names = Object.keys(flags).map((flag) => `--${flag}`).join(", ");
+  let used = "";
+  const look = (): void => {
+    const texts = Object.entries(flags).map(([flag, file]) => {
+      try {
+        const text = readFileSync(file, "utf8");
+        if (text.trim() !== "") return text;
+      } catch (error) {
+        throw new UserError(`Cannot read --${flag}: ${(error as Error).message}`);
+      }
+      throw new UserError(`Cannot use --${flag}: ${file} is empty`);
+    });
+    if (texts.join("\0") === used) return;
+    try {
+      use(texts);
+    } catch (error) {
+      throw new UserError(`Cannot use ${names}: ${(error as Error).message}`);
+    }
+    used = texts.join("\0");
+  };
+  look();
+  let problem = "";
+  let times = 0;
+  setInterval(() => {
+    try {
+      look();
+      problem = "";
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      times = error.message === problem ? times + 1 : 1;
+      problem = error.message;
+      if (times === 2) refused(problem);
+    }
+  }, FILES_INTERVAL_MS).unref();
+}
+
+/** Checks certificates (PEM): throws for one that is none, or that is not valid today. */
+export function checkCertificates(pem: string): void {
+  for (const [text] of pem.matchAll(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)) {
+    const { subject, validFrom, validTo } = new X509Certificate(text);
+    if (Date.now() > Date.parse(validTo)) throw new Error(`the certificate of ${subject} expired on ${validTo}`);
+    if (Date.now() < Date.parse(validFrom)) throw new Error(`the certificate of ${subject} is valid from ${validFrom} on`);
+  }
+  if (!pem.includes("-----BEGIN CERTIFICATE-----")) throw new Error("there is no certificate in it");
+}
+
+/** The token in a file's text (RFC 6750 section 2.1), without the line break that editors and `echo` leave behind it. */
+export function parseToken(text: string): string {
+  const token = text.trimEnd();
+  if (/^[A-Za-z0-9._~+/-]+=*$/.test(token)) return token;
+  throw new Error("a token is one line of letters, digits and -._~+/ only");
+}
+
 // ---- Admin port: plain HTTP for kubelet and people -------------------------------------------------
 
 /** What an admin path answers. */
-export type Route = () => { status: number; body: string; type?: string };
+export interface Answer {
+  status: number;
+  body: string;
+  type?: string;
+}
+
+/** Makes the answer of an admin path. */
+export type Route = () => Answer | Promise<Answer>;
 
 /** The server of the admin port: GET on its routes, 404 and 405 for the rest. */
 export function createAdmin(routes: Record<string, Route>): Server {
-  return createServer((request, response) => {
+  return createServer(async (request, response) => {
     const path = request.url?.split("?")[0] ?? "";
     const known = Object.hasOwn(routes, path);
     const { status, body, type = "text/plain; charset=utf-8" } = !known
       ? { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` }
       : request.method !== "GET" && request.method !== "HEAD"
       ? { status: 405, body: "Only GET\n" }
-      : routes[path]!();
+      : await routes[path]!();
     response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
   });
 }
+
+/** Values of a metric with the labels of each. */
+type Reading = [labels: Record<string, string>, value: number][];
+
+/** A record as the reading of a metric with one label. */
+export function byLabel(label: string, values: Record<string, number>): Reading {
+  return Object.entries(values).map(([name, value]) => [{ [label]: name }, value]);
+}
+
+/**
+ * The metrics of a program, by prom-client. What is counted stays plain numbers, read when it is scraped. To be loaded once
+ * the program listens: it takes 10 ms.
+ */
+export async function createMetrics(role: "server" | "client") {
+  const { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } = await import("prom-client");
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  // Gauges by nature, which is not what their names say: promtool refuses them.
+  for (const kind of ["handles", "requests", "resources"]) registry.removeSingleMetric(`nodejs_active_${kind}_total`);
+  const common = (name: string, help: string, labelNames: string[]) => ({
+    name: `graceful_shutdown_${role}_${name}`,
+    help,
+    labelNames,
+    registers: [registry],
+  });
+  return {
+    gauge: (name: string, help: string, read: () => number): void => {
+      new Gauge({
+        ...common(name, help, []),
+        collect() {
+          this.set(read());
+        },
+      });
+    },
+    counter: (name: string, help: string, labels: string[], read: () => Reading): void => {
+      new Counter({
+        ...common(name, help, labels),
+        collect() {
+          this.reset();
+          for (const [values, number] of read()) this.inc(values, number);
+        },
+      });
+    },
+    /** Takes ms, as the program counts, and gives seconds, as Prometheus does. Every set of labels is there from the start. */
+    histogram: (name: string, help: string, sets: Record<string, string>[] = [{}]) => {
+      const labels = Object.keys(sets[0]!);
+      const histogram = new Histogram({ ...common(name, help, labels), buckets: SECONDS_BUCKETS });
+      for (const set of sets) histogram.zero(set);
+      return (ms: number | null, set: Record<string, string> = {}): void => {
+        if (ms !== null) histogram.observe(set, ms / 1000);
+      };
+    },
+    route: async (): Promise<Answer> => ({ status: 200, type: registry.contentType, body: await registry.metrics() }),
+  };
+}
+
+/** From 1 ms to 60 s: reconnects, silences, drains. */
+const SECONDS_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60];
 
 /** Listens, on any address where `host` is "". Resolves to the port; throws `UserError` where it cannot. */
 export function listen(server: Server, port: number, host: string): Promise<number> {

@@ -10,18 +10,21 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import { randomInt, randomUUID } from "node:crypto";
+import { createHash, randomInt, randomUUID, timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
+import { createServer as createTlsServer, type Server } from "node:https";
 import type { Socket } from "node:net";
 import { hostname } from "node:os";
 import process from "node:process";
 import type { Duplex } from "node:stream";
+import { createSecureContext, type SecureContextOptions } from "node:tls";
 import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
 // deno-fmt-ignore
 import {
-  closeReason, count, createAdmin, createLog, decode, duration, encode, type Frame, grouped, integer,
-  isSendableCloseCode, listen, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, milliseconds, oneOf, PORT,
-  PROBE_HEADER, readSettings, run, setting, SUBPROTOCOL, timestamp, UserError, type Values,
+  byLabel, checkCertificates, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
+  followFiles, type Frame, grouped, integer, isSendableCloseCode, listen, LOG_FORMAT, MAX_MESSAGE_BYTES,
+  MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
+  SUBPROTOCOL, timestamp, UserError, type Values,
 } from "./protocol.ts";
 
 /** Promises that the server breaks on demand, so that the judge can be tested and a failure be seen. */
@@ -48,7 +51,7 @@ export const FAULTS = [
 export const SETTINGS = {
   port: setting("PORT", "8080", PORT, "port for WebSocket upgrades on /ws; 0 = any free port"),
   host: setting("HOST", "", String, "address to listen on; default: any, IPv4 and IPv6"),
-  adminPort: setting("ADMIN_PORT", "9090", PORT, "port for /healthz and /readyz; 0 = any free port"),
+  adminPort: setting("ADMIN_PORT", "9090", PORT, "port for /healthz, /readyz, /metrics; 0 = any free port"),
   name: setting("SERVER_NAME", "", String, "name in HELLO and in reports; default: the host name"),
   intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
   remaining: setting("REMAINING", "1-10", range, "messages still to send in a drain: a range or a number"),
@@ -61,6 +64,12 @@ export const SETTINGS = {
   maxSessions: setting("MAX_SESSIONS", "20000", integer(1, 1_000_000), "connections above it get 503"),
   maxBufferBytes: setting("MAX_BUFFER_BYTES", "1048576", integer(0, 2 ** 30), "unsent bytes above which DATA waits"),
   payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
+  tlsCert: setting("TLS_CERT", "", String, "certificate chain (PEM): wss:// instead of ws://"),
+  tlsKey: setting("TLS_KEY", "", String, "its private key (PEM)"),
+  tlsClientCa: setting("TLS_CLIENT_CA", "", String, "CA (PEM) that client certificates must be from"),
+  tokenFile: setting("TOKEN_FILE", "", String, "file with the token that clients must bring"),
+  tokenOverlapMs: setting("TOKEN_OVERLAP_MS", "60000", milliseconds(0), "ms that the old token is good after a change"),
+  allowOrigin: settingList("ALLOW_ORIGIN", "", String, "browser origins let in, * = any; default: any, with a token none"),
   fault: setting("FAULT", "none", oneOf(...FAULTS), "the promise to break, see README"),
   logFormat: LOG_FORMAT,
 };
@@ -85,9 +94,10 @@ interface Session {
   ws: WebSocket;
   socket: Socket;
   plain: boolean;
-  /** Highest `seq` that we sent, and that we received. */
+  /** Highest `seq` that we sent, and that we received; and how many messages that were. */
   sent: number;
   received: number;
+  frames: number;
   /** The client's ACK: the last `seq` that it sent here. */
   ack: number | undefined;
   /** `closing`: the farewell is said, the peer's close frame is awaited. `over`: refused or cut. */
@@ -118,6 +128,8 @@ async function main(): Promise<void> {
         `current value is '${drainTimeoutMs}'`,
     );
   }
+  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
+  if (settings.tlsClientCa !== "" && settings.tlsCert === "") throw new UserError("--tls-client-ca needs --tls-cert");
   await serve({ ...settings, name: settings.name || hostname() });
 }
 
@@ -137,11 +149,15 @@ async function serve(settings: Settings): Promise<void> {
   const tally = {
     opened: 0,
     probes: 0,
-    refused: 0,
-    refusedDraining: 0,
+    refused: { draining: 0, full: 0, unauthorized: 0, bad_request: 0 },
     lastRefusedMs: 0,
     drainsBegun: 0,
     drained: 0,
+    terminated: 0,
+    closedByPeer: 0,
+    /** On sessions that have ended. */
+    sent: 0,
+    received: 0,
     unconfirmed: 0,
     gaps: 0,
     repeats: 0,
@@ -163,16 +179,29 @@ async function serve(settings: Settings): Promise<void> {
     handleProtocols: (offered) => offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false,
   };
   const wss = new WebSocketServer(options);
-  wss.on("wsClientError", (error, socket) => refuse(socket, 400, error.message, "Sec-WebSocket-Version: 13, 8"));
+  const badVersion = "Sec-WebSocket-Version: 13, 8";
+  wss.on("wsClientError", (error, socket) => refuse(socket, "bad_request", 400, error.message, badVersion));
 
   // Who connects and says nothing is let go within about ten seconds.
   const patience = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
-  const server = createServer(patience, onRequest);
+  const isTls = settings.tlsCert !== "";
+  const tls = { minVersion: "TLSv1.2", requestCert: settings.tlsClientCa !== "" } as const;
+  const tlsServer = isTls ? createTlsServer({ ...patience, ...tls }, onRequest) : undefined;
+  const server = tlsServer ?? createServer(patience, onRequest);
   server.on("upgrade", onUpgrade);
+  server.on("tlsClientError", (error) => log.each("tls-failed", () => [error.message, {}, "warn"]));
+  if (tlsServer !== undefined) followCertificate(tlsServer);
+  /** The token's digest; and the one before it, with its last moment. */
+  let token: Buffer | undefined;
+  let oldToken: { digest: Buffer; until: number } | undefined;
+  if (settings.tokenFile !== "") followToken();
   const admin = createAdmin({
     "/healthz": () => ({ status: 200, body: "ok\n" }),
     "/readyz": () => phase === "serving" ? { status: 200, body: "ready\n" } : { status: 503, body: `${phase}\n` },
+    "/metrics": () => metrics?.route() ?? { status: 503, body: "starting\n" },
   });
+  let metrics: Awaited<ReturnType<typeof createMetrics>> | undefined;
+  let observeDrain = (_ms: number): void => {};
 
   // A signal in the window before listen() must find its handler.
   process.on("SIGTERM", onSignal);
@@ -182,12 +211,55 @@ async function serve(settings: Settings): Promise<void> {
     const port = await listen(server, settings.port, settings.host);
     if (phase !== "serving") return release(); // it came in that window
     const host = settings.host.includes(":") ? `[${settings.host}]` : settings.host || "localhost";
-    const where = `${settings.name} on ws://${host}:${port}/ws, admin port ${adminPort}`;
+    const where = `${settings.name} on ${isTls ? "wss" : "ws"}://${host}:${port}/ws, admin port ${adminPort}`;
     const labels = { server: settings.name, instance, port, adminPort, fault };
     log.line("listening", fault === "none" ? where : `${where}, fault ${fault}`, labels);
+    await exportMetrics();
   } catch (error) {
     release();
     throw error;
+  }
+
+  // ---- What is renewed while it runs, and what is measured
+
+  function followCertificate(server: Server): void {
+    const { tlsCert, tlsKey, tlsClientCa } = settings;
+    const files = { "tls-cert": tlsCert, "tls-key": tlsKey, ...tlsClientCa && { "tls-client-ca": tlsClientCa } };
+    const use = ([cert, key, ca]: string[]) => {
+      checkCertificates(cert!);
+      if (ca !== undefined) checkCertificates(ca);
+      const context: SecureContextOptions = { ...tls, cert, key, ca };
+      createSecureContext(context); // throws where key and certificate are not a pair
+      server.setSecureContext(context);
+      log.line("tls-loaded", tlsCert);
+    };
+    followFiles(files, use, (message) => log.line("tls-refused", `${message}: the old one stays`, {}, "error"));
+  }
+
+  function followToken(): void {
+    const use = ([text]: string[]) => {
+      const digest = digestOf(parseToken(text!));
+      if (token !== undefined) oldToken = { digest: token, until: performance.now() + settings.tokenOverlapMs };
+      token = digest;
+      log.line("token-loaded", settings.tokenFile);
+    };
+    const refused = (message: string) => log.line("token-refused", `${message}: the old one stays`, {}, "error");
+    followFiles({ "token-file": settings.tokenFile }, use, refused);
+  }
+
+  async function exportMetrics(): Promise<void> {
+    metrics = await createMetrics("server");
+    metrics.gauge("sessions", "Open sessions", () => sessions.size);
+    metrics.gauge("draining", "1 from the signal on", () => phase === "serving" ? 0 : 1);
+    metrics.counter("sessions_total", "Ended sessions by outcome", ["outcome"], () =>
+      byLabel("outcome", { drained: tally.drained, closed_by_peer: tally.closedByPeer, terminated: tally.terminated }));
+    metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
+      const sum = { sent: tally.sent, received: tally.received };
+      for (const { sent, frames } of sessions) [sum.sent, sum.received] = [sum.sent + sent, sum.received + frames];
+      return byLabel("direction", sum);
+    });
+    metrics.counter("refused_upgrades_total", "Refused upgrades by reason", ["reason"], () => byLabel("reason", tally.refused));
+    observeDrain = metrics.histogram("drain_seconds", "From the signal to the end of each drained session");
   }
 
   // ---- Connections
@@ -199,21 +271,46 @@ async function serve(settings: Settings): Promise<void> {
 
   function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on("error", ignore);
-    if (request.url?.split("?")[0] !== "/ws") return refuse(socket, 404, "WebSocket is on /ws");
-    if (phase !== "serving") {
-      tally.refusedDraining++;
-      tally.lastRefusedMs = Math.round(performance.now() - signalledAt);
-      return refuse(socket, 503, `draining for ${duration(tally.lastRefusedMs)}`, "Retry-After: 1");
+    if (request.url?.split("?")[0] !== "/ws") return refuse(socket, "bad_request", 404, "WebSocket is on /ws");
+    const { authorization, origin } = request.headers;
+    if (!isAuthorized(authorization)) {
+      return refuse(socket, "unauthorized", 401, "a token is needed", "WWW-Authenticate: Bearer");
     }
-    if (sessions.size + probes.size >= settings.maxSessions) return refuse(socket, 503, "full", "Retry-After: 1");
+    if (!isAllowed(origin)) return refuse(socket, "unauthorized", 403, "this origin is not let in");
+    if (phase !== "serving") {
+      tally.lastRefusedMs = Math.round(performance.now() - signalledAt);
+      return refuse(socket, "draining", 503, `draining for ${duration(tally.lastRefusedMs)}`, "Retry-After: 1");
+    }
+    if (sessions.size + probes.size >= settings.maxSessions) return refuse(socket, "full", 503, "full", "Retry-After: 1");
     wss.handleUpgrade(request, socket, head, (ws) => {
       if (request.headers[PROBE_HEADER] === undefined) openSession(ws, request);
       else openProbe(ws);
     });
   }
 
-  function refuse(socket: Duplex, status: number, reason: string, ...headers: string[]): void {
-    tally.refused++;
+  function isAuthorized(authorization = ""): boolean {
+    if (token === undefined) return true;
+    // Digests are of one length, which is what a comparison in constant time needs.
+    const digest = digestOf(/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? "");
+    const isOld = oldToken !== undefined && performance.now() < oldToken.until && timingSafeEqual(digest, oldToken.digest);
+    return timingSafeEqual(digest, token) || isOld;
+  }
+
+  /** A browser does not ask before it opens a WebSocket, but says whose page it is. */
+  function isAllowed(origin: string | undefined): boolean {
+    const { allowOrigin } = settings;
+    if (origin === undefined || allowOrigin.includes("*")) return true;
+    return allowOrigin.length > 0 ? allowOrigin.includes(origin) : token === undefined;
+  }
+
+  function refuse(
+    socket: Duplex,
+    kind: keyof typeof tally.refused,
+    status: number,
+    reason: string,
+    ...headers: string[]
+  ): void {
+    tally.refused[kind]++;
     log.each("upgrade-refused", () => [`${status}: ${reason}`, { status, reason }]);
     const body = `${reason}\n`;
     const head = [
@@ -248,6 +345,7 @@ async function serve(settings: Settings): Promise<void> {
       plain: ws.protocol !== SUBPROTOCOL,
       sent: 0,
       received: 0,
+      frames: 0,
       ack: undefined,
       state: "open",
       announced: 0,
@@ -280,11 +378,12 @@ async function serve(settings: Settings): Promise<void> {
   function onMessage(session: Session, data: RawData, isBinary: boolean): void {
     session.missedPings = 0;
     if (session.state === "closing" || session.state === "over") return; // CLOSE has given the final counts
-    if (session.plain) return void session.received++;
+    if (session.plain) return void (session.frames = ++session.received);
     if (isBinary) return reject(session, 1003, "Cannot accept a binary message: frames are JSON text");
     try {
       const frame = decode(data.toString());
       if (frame.type === "DATA") {
+        session.frames++;
         if (frame.seq <= session.received) tally.repeats++;
         else if (session.received > 0 && frame.seq > session.received + 1) tally.gaps++;
         session.received = Math.max(session.received, frame.seq);
@@ -317,8 +416,14 @@ async function serve(settings: Settings): Promise<void> {
   }
 
   function onClose(session: Session, code: number): void {
-    if (session.state === "closing") tally.drained++;
-    if (session.state === "closing" && code === 1006) tally.unconfirmed++;
+    if (session.state === "closing") {
+      tally.drained++;
+      if (code === 1006) tally.unconfirmed++;
+      observeDrain(performance.now() - signalledAt);
+    } else if (session.state === "over") tally.terminated++;
+    else tally.closedByPeer++;
+    tally.sent += session.sent;
+    tally.received += session.frames;
     end(session, "over");
     clearInterval(session.heartbeat);
     sessions.delete(session);
@@ -342,6 +447,7 @@ async function serve(settings: Settings): Promise<void> {
       if (session.missedPings < 2) return;
       const { id } = session;
       log.each("session-silent", () => [`${brief(id)} answers no ping: terminated`, { session: id }, "warn"]);
+      end(session, "over");
       session.ws.terminate();
     });
   }
@@ -415,8 +521,8 @@ async function serve(settings: Settings): Promise<void> {
     const notes = [
       tally.drained < total && `${grouped(total - tally.drained)} left or cut before the end`,
       tally.unconfirmed > 0 && `${tally.unconfirmed} unconfirmed`,
-      tally.refusedDraining > 0 &&
-      `${count(tally.refusedDraining, "new connection")} refused, the last at +${duration(tally.lastRefusedMs)}`,
+      tally.refused.draining > 0 &&
+      `${count(tally.refused.draining, "new connection")} refused, the last at +${duration(tally.lastRefusedMs)}`,
       tally.unsent > 0 && `${count(tally.unsent, "message")} unsent`,
       tally.gaps + tally.repeats > 0 &&
       `client sequence: ${count(tally.gaps, "gap")}, ${count(tally.repeats, "repeat")}`,
@@ -425,7 +531,10 @@ async function serve(settings: Settings): Promise<void> {
     log.line("drain-complete", [`drained ${count(tally.drained, "session")} in ${seconds} s`, ...notes].join(", "), {
       sessions: total,
       seconds: Number(seconds),
-      ...tally,
+      drained: tally.drained,
+      unconfirmed: tally.unconfirmed,
+      refusedDraining: tally.refused.draining,
+      lastRefusedMs: tally.lastRefusedMs,
     });
     setTimeout(() => process.exit(), 1000).unref(); // nothing is left but, at worst, log lines that nobody reads
   }
@@ -546,6 +655,10 @@ async function serve(settings: Settings): Promise<void> {
     if (fault === "reset") session.socket.resetAndDestroy();
     session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
   }
+}
+
+function digestOf(token: string): Buffer {
+  return createHash("sha256").update(token).digest();
 }
 
 /** Enough of an id for people to tell sessions apart; the labels have all of it. */
