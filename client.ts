@@ -13,12 +13,12 @@ import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
 import type { ClientRequest, IncomingMessage } from "node:http";
 import { dirname } from "node:path";
 import process from "node:process";
-import { createSecureContext, type SecureContextOptions } from "node:tls";
+import type { SecureContextOptions } from "node:tls";
 import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  backoffMs, byLabel, type Cause, CAUSES, checkCertificates, closeReason, Cluster, confirmedUpTo, count, createAdmin,
+  backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeReason, Cluster, confirmedUpTo, count, createAdmin,
   createLog, createMetrics, decode, diagnose, duration, encode, expectedRules, followFiles, type Frame, grouped,
   type Handover, integer, isEvidenceComplete, isSteady, judge, type KubernetesObject, Ledger, listen, type Log,
   LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS, milliseconds, observe, observeCluster,
@@ -169,7 +169,9 @@ async function main(): Promise<void> {
     SETTINGS,
   );
   if (settings === undefined) return;
-  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
+  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) {
+    throw new UserError("--tls-cert and --tls-key go together");
+  }
   const { result, error } = await hold(settings);
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
@@ -237,7 +239,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     dialsOnEnding: 0,
     lastOnEndingMs: 0,
   };
-  let error: string | undefined;
+  /** Why there can be no result. */
+  let fatal: string | undefined;
 
   const sinceStart = () => Math.round((performance.now() - origin) * 10) / 10;
   const judged = () => counts.graceful + counts.failed;
@@ -289,7 +292,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   if (settings.logFormat === "json") log.line("verdict", result.summary, { verdict: result.verdict });
   admin.close();
   admin.closeAllConnections();
-  if (error !== undefined || tally.opened > 0) return { result, ...error === undefined ? {} : { error } };
+  if (fatal !== undefined) return { result, error: fatal };
+  if (tally.opened > 0) return { result };
   const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") ||
     "no dial finished";
   return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
@@ -361,8 +365,10 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         if (error.kind === "refused" || error.kind === "503") noteOnEnding(undefined, redial);
         const { kind, message } = error;
         if (tally.opened === 0 && failedDials["401"] === sum(failedDials) && sum(failedDials) >= MAX_UNAUTHORIZED) {
-          error = `${url} refuses every dial with 401: ` +
-            (settings.tokenFile === "" ? "it needs a token, see --token-file" : `see --token-file ${settings.tokenFile}`);
+          fatal = `${url} refuses every dial with 401: ` +
+            (settings.tokenFile === ""
+              ? "it needs a token, see --token-file"
+              : `see --token-file ${settings.tokenFile}`);
           stopped.resolve("401");
         }
         const labels = { slot: slot.number, url, kind };
@@ -735,7 +741,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       if (drill.awaiting === "") stopped.resolve(`${settings.disrupt} is over`);
     } catch (problem) {
       if (!(problem instanceof UserError)) throw problem;
-      error = problem.message;
+      fatal = problem.message;
       stopped.resolve("the drill failed");
     }
   }
@@ -901,13 +907,27 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         symptoms[symptom as Symptom]?.count ?? 0,
       ]),
     ]);
-    metrics.counter("messages_total", "Messages by direction", ["direction"], () =>
-      byLabel("direction", { sent: messages.sent, received: messages.received }));
-    metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () =>
-      byLabel("direction", { down: messages.lost - tally.lostUp, up: tally.lostUp }));
-    const none = Object.fromEntries(["ok", "503", "401", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]));
-    metrics.counter("dials_total", "Dials of sessions by result", ["result"], () =>
-      byLabel("result", { ...none, ...failedDials, ok: tally.opened }));
+    metrics.counter(
+      "messages_total",
+      "Messages by direction",
+      ["direction"],
+      () => byLabel("direction", { sent: messages.sent, received: messages.received }),
+    );
+    metrics.counter(
+      "messages_lost_total",
+      "Lost messages by direction",
+      ["direction"],
+      () => byLabel("direction", { down: messages.lost - tally.lostUp, up: tally.lostUp }),
+    );
+    const none = Object.fromEntries(
+      ["ok", "503", "401", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
+    );
+    metrics.counter(
+      "dials_total",
+      "Dials of sessions by result",
+      ["result"],
+      () => byLabel("result", { ...none, ...failedDials, ok: tally.opened }),
+    );
     const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
       { kind: "forced" },
       { kind: "total" },
@@ -1030,8 +1050,7 @@ function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptio
   }
   if (tlsCert !== "") {
     followFiles({ "tls-cert": tlsCert, "tls-key": tlsKey }, ([cert, key]) => {
-      checkCertificates(cert!);
-      createSecureContext({ cert, key }); // throws where they are not a pair
+      checkPair(cert!, key!);
       security.tls = { ...security.tls, cert, key };
     }, refused);
   }

@@ -21,7 +21,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import { X509Certificate } from "node:crypto";
+import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import process from "node:process";
@@ -1234,9 +1234,23 @@ export function checkCertificates(pem: string): void {
   for (const [text] of pem.matchAll(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g)) {
     const { subject, validFrom, validTo } = new X509Certificate(text);
     if (Date.now() > Date.parse(validTo)) throw new Error(`the certificate of ${subject} expired on ${validTo}`);
-    if (Date.now() < Date.parse(validFrom)) throw new Error(`the certificate of ${subject} is valid from ${validFrom} on`);
+    if (Date.now() < Date.parse(validFrom)) {
+      throw new Error(`the certificate of ${subject} is valid from ${validFrom} on`);
+    }
   }
   if (!pem.includes("-----BEGIN CERTIFICATE-----")) throw new Error("there is no certificate in it");
+}
+
+/** Checks a certificate chain (PEM) and its private key: throws where they are not a pair. */
+export function checkPair(cert: string, key: string): void {
+  checkCertificates(cert);
+  let parsed: KeyObject;
+  try {
+    parsed = createPrivateKey(key);
+  } catch {
+    throw new Error("there is no private key that can be read without a passphrase");
+  }
+  if (!new X509Certificate(cert).checkPrivateKey(parsed)) throw new Error("certificate and key are not a pair");
 }
 
 /** The token in a file's text (RFC 6750 section 2.1), without the line break that editors and `echo` leave behind it. */

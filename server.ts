@@ -17,11 +17,10 @@ import type { Socket } from "node:net";
 import { hostname } from "node:os";
 import process from "node:process";
 import type { Duplex } from "node:stream";
-import { createSecureContext, type SecureContextOptions } from "node:tls";
 import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
 // deno-fmt-ignore
 import {
-  byLabel, checkCertificates, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
+  byLabel, checkCertificates, checkPair, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
   followFiles, type Frame, grouped, integer, isSendableCloseCode, listen, LOG_FORMAT, MAX_MESSAGE_BYTES,
   MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
   SUBPROTOCOL, timestamp, UserError, type Values,
@@ -69,7 +68,12 @@ export const SETTINGS = {
   tlsClientCa: setting("TLS_CLIENT_CA", "", String, "CA (PEM) that client certificates must be from"),
   tokenFile: setting("TOKEN_FILE", "", String, "file with the token that clients must bring"),
   tokenOverlapMs: setting("TOKEN_OVERLAP_MS", "60000", milliseconds(0), "ms that the old token is good after a change"),
-  allowOrigin: settingList("ALLOW_ORIGIN", "", String, "browser origins let in, * = any; default: any, with a token none"),
+  allowOrigin: settingList(
+    "ALLOW_ORIGIN",
+    "",
+    String,
+    "browser origins let in, * = any; default: any, with a token none",
+  ),
   fault: setting("FAULT", "none", oneOf(...FAULTS), "the promise to break, see README"),
   logFormat: LOG_FORMAT,
 };
@@ -128,7 +132,9 @@ async function main(): Promise<void> {
         `current value is '${drainTimeoutMs}'`,
     );
   }
-  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
+  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) {
+    throw new UserError("--tls-cert and --tls-key go together");
+  }
   if (settings.tlsClientCa !== "" && settings.tlsCert === "") throw new UserError("--tls-client-ca needs --tls-cert");
   await serve({ ...settings, name: settings.name || hostname() });
 }
@@ -189,6 +195,9 @@ async function serve(settings: Settings): Promise<void> {
   const tlsServer = isTls ? createTlsServer({ ...patience, ...tls }, onRequest) : undefined;
   const server = tlsServer ?? createServer(patience, onRequest);
   server.on("upgrade", onUpgrade);
+  /** What TLS runs over, by the peer's port: a TLS socket cannot send a reset. */
+  const tcpSockets = new Map<number | undefined, Socket>();
+  if (isTls && fault === "reset") server.on("connection", (socket) => tcpSockets.set(socket.remotePort, socket));
   server.on("tlsClientError", (error) => log.each("tls-failed", () => [error.message, {}, "warn"]));
   if (tlsServer !== undefined) followCertificate(tlsServer);
   /** The token's digest; and the one before it, with its last moment. */
@@ -226,11 +235,9 @@ async function serve(settings: Settings): Promise<void> {
     const { tlsCert, tlsKey, tlsClientCa } = settings;
     const files = { "tls-cert": tlsCert, "tls-key": tlsKey, ...tlsClientCa && { "tls-client-ca": tlsClientCa } };
     const use = ([cert, key, ca]: string[]) => {
-      checkCertificates(cert!);
+      checkPair(cert!, key!);
       if (ca !== undefined) checkCertificates(ca);
-      const context: SecureContextOptions = { ...tls, cert, key, ca };
-      createSecureContext(context); // throws where key and certificate are not a pair
-      server.setSecureContext(context);
+      server.setSecureContext({ ...tls, cert, key, ca });
       log.line("tls-loaded", tlsCert);
     };
     followFiles(files, use, (message) => log.line("tls-refused", `${message}: the old one stays`, {}, "error"));
@@ -251,14 +258,28 @@ async function serve(settings: Settings): Promise<void> {
     metrics = await createMetrics("server");
     metrics.gauge("sessions", "Open sessions", () => sessions.size);
     metrics.gauge("draining", "1 from the signal on", () => phase === "serving" ? 0 : 1);
-    metrics.counter("sessions_total", "Ended sessions by outcome", ["outcome"], () =>
-      byLabel("outcome", { drained: tally.drained, closed_by_peer: tally.closedByPeer, terminated: tally.terminated }));
+    metrics.counter(
+      "sessions_total",
+      "Ended sessions by outcome",
+      ["outcome"],
+      () =>
+        byLabel("outcome", {
+          drained: tally.drained,
+          closed_by_peer: tally.closedByPeer,
+          terminated: tally.terminated,
+        }),
+    );
     metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
       const sum = { sent: tally.sent, received: tally.received };
       for (const { sent, frames } of sessions) [sum.sent, sum.received] = [sum.sent + sent, sum.received + frames];
       return byLabel("direction", sum);
     });
-    metrics.counter("refused_upgrades_total", "Refused upgrades by reason", ["reason"], () => byLabel("reason", tally.refused));
+    metrics.counter(
+      "refused_upgrades_total",
+      "Refused upgrades by reason",
+      ["reason"],
+      () => byLabel("reason", tally.refused),
+    );
     observeDrain = metrics.histogram("drain_seconds", "From the signal to the end of each drained session");
   }
 
@@ -281,7 +302,9 @@ async function serve(settings: Settings): Promise<void> {
       tally.lastRefusedMs = Math.round(performance.now() - signalledAt);
       return refuse(socket, "draining", 503, `draining for ${duration(tally.lastRefusedMs)}`, "Retry-After: 1");
     }
-    if (sessions.size + probes.size >= settings.maxSessions) return refuse(socket, "full", 503, "full", "Retry-After: 1");
+    if (sessions.size + probes.size >= settings.maxSessions) {
+      return refuse(socket, "full", 503, "full", "Retry-After: 1");
+    }
     wss.handleUpgrade(request, socket, head, (ws) => {
       if (request.headers[PROBE_HEADER] === undefined) openSession(ws, request);
       else openProbe(ws);
@@ -292,7 +315,8 @@ async function serve(settings: Settings): Promise<void> {
     if (token === undefined) return true;
     // Digests are of one length, which is what a comparison in constant time needs.
     const digest = digestOf(/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? "");
-    const isOld = oldToken !== undefined && performance.now() < oldToken.until && timingSafeEqual(digest, oldToken.digest);
+    const isOld = oldToken !== undefined && performance.now() < oldToken.until &&
+      timingSafeEqual(digest, oldToken.digest);
     return timingSafeEqual(digest, token) || isOld;
   }
 
@@ -637,6 +661,13 @@ async function serve(settings: Settings): Promise<void> {
     if (fault === "duplicate-data" && nth === 1) sendData(session, seq);
   }
 
+  /** In the same breath as what was written before; TLS hands that on a moment later. */
+  function resetTogether(socket: Socket): void {
+    const tcpSocket = tcpSockets.get(socket.remotePort);
+    if (tcpSocket === undefined) socket.resetAndDestroy();
+    else setImmediate(() => tcpSocket.resetAndDestroy());
+  }
+
   /** CLOSE and the close frame, once: when the last message is out and the client's last one is in. */
   function sayFarewell(session: Session): void {
     if (session.remaining > 0) return;
@@ -652,7 +683,7 @@ async function serve(settings: Settings): Promise<void> {
     if (fault === "terminate") return session.ws.terminate();
     if (fault === "no-status") return session.ws.close();
     session.ws.close(settings.closeCode, "server is shutting down");
-    if (fault === "reset") session.socket.resetAndDestroy();
+    if (fault === "reset") resetTogether(session.socket);
     session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
   }
 }
