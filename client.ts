@@ -280,7 +280,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 
   const reason = await stopped.promise;
   stopping = true;
-  log.line("stopping", `${reason}: closing ${count(open.size, "session")}`);
+  log.line("stopping", `${reason}: closing ${count(open.size, "session")}`, { reason, sessions: open.size });
   await undoAll();
   // What is on its way now is judged before our own closing touches it.
   for (const slot of slots) if (slot.current?.ending) settle(slot, slot.current, slot.next);
@@ -289,7 +289,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   await closeAll();
   api?.close();
   log.end();
-  if (settings.logFormat === "json") log.line("verdict", result.summary, { verdict: result.verdict });
+  if (settings.logFormat === "json") {
+    const { verdict } = result;
+    const labels = { verdict, handovers: judged(), failed: counts.failed, lost: messages.lost };
+    log.line("verdict", result.summary, labels, verdict === "PASS" ? "info" : "error");
+  }
   admin.close();
   admin.closeAllConnections();
   if (fatal !== undefined) return { result, error: fatal };
@@ -408,7 +412,13 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     handovers.push(handover);
     const kept = Math.max(KEPT_HANDOVERS, slots.length);
     if (handovers.length >= 2 * kept) handovers.splice(0, kept);
-    log.each("handover", () => [headline(handover), handover, verdict === "failed" ? "warn" : "info"]);
+    log.each("handover", () => {
+      const { to, code, how, noticeMs, drainMs, reconnectMs, forcedMs, silenceMs } = handover;
+      const { session } = from.ledger;
+      const times = { noticeMs, drainMs, reconnectMs, forcedMs, silenceMs };
+      const labels = { slot: slot.number, verdict, symptom, from: handover.from, to, session, code, how, ...times };
+      return [headline(handover), labels, verdict === "failed" ? "warn" : "info"];
+    });
     if (settings.handovers > 0 && judged() >= settings.handovers && tally.inFlight === 0 && drill.awaiting === "") {
       void until(() => undiagnosed.size === 0).then(() => stopped.resolve(`--handovers ${settings.handovers}`));
     }
@@ -547,7 +557,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const { server, notice } = ledger;
       log.each("shutdown-notice", () => [
         `slot ${slot!.number} from ${server}` + (notice ? `: ${count(notice.remaining, "message")} to come` : ""),
-        { slot: slot!.number, server },
+        { slot: slot!.number, server, session: ledger.session, remaining: notice?.remaining ?? null },
       ]);
       watch(); // another pace, another patience
       if (ledger.dialect === "plain") return;
@@ -574,7 +584,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
           if (ws.readyState !== ws.OPEN) return; // the closing handshake has its own time limit
           if (silentMs() < patienceMs) return watch();
           const silence = `nothing from ${ledger.server} for ${duration(silentMs())}`;
-          log.each("session-silent", () => [`slot ${slot!.number}: ${silence}`, { server: ledger.server }, "warn"]);
+          log.each("session-silent", () => [`slot ${slot!.number}: ${silence}`, {
+            slot: slot!.number,
+            server: ledger.server,
+            session: ledger.session,
+          }, "warn"]);
           ws.terminate();
         });
       }, Math.min(MAX_TIMER_MS, Math.max(1, patienceMs - silentMs())));
@@ -593,7 +607,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const { server, how, received } = ledger;
       log.each("session-closed", () => [
         `slot ${slot!.number} on ${server} with ${code}, ${how}: received ${received}`,
-        { slot: slot!.number, server, code, how },
+        { slot: slot!.number, server, session: ledger.session, code, how, received, sent: ledger.sentLast },
       ]);
       beginEnding(session);
       ended.resolve();
@@ -615,7 +629,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     if (slot.steady || !isSteady(ledger)) return;
     slot.steady = true;
     if (++tally.steady === slots.length) {
-      log.line("steady", `${count(slots.length, "session")} confirmed in both directions`);
+      log.line("steady", `${count(slots.length, "session")} confirmed in both directions`, { sessions: slots.length });
     }
   }
 
@@ -686,9 +700,13 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     const atMs = sinceStart();
     const news = objects.flatMap((object) => observeCluster(cluster, stream, type, object, atMs));
     if (stream === "pods" && type === "LISTED") news.push(...observeMissing(cluster, objects, atMs));
-    for (const [{ name, uid }, { kind, text }] of news) {
-      const action = text.startsWith("endpoint") ? "endpoint" : "pod";
-      log.line(action, `${name}: ${text}`, { pod: name, uid, kind }, kind === "prestop-failed" ? "warn" : "info");
+    for (const [{ name, uid }, { kind, text, code, reason }] of news) {
+      const labels = { pod: name, uid, kind };
+      if (text.startsWith("endpoint")) log.line("endpoint", `${name}: ${text}`, labels);
+      else {
+        const level = kind === "prestop-failed" ? "warn" : "info";
+        log.line("pod", `${name}: ${text}`, { ...labels, code: code ?? null, reason: reason ?? null }, level);
+      }
     }
   }
 
@@ -730,7 +748,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const { cause, evidence } = Object.assign(handover, found);
       const entry = symptoms[handover.symptom!]!.causes[cause] ??= { count: 0, evidence };
       entry.count++;
-      const labels = { slot: handover.slot, symptom: handover.symptom, cause, pod: handover.pod };
+      const labels = { slot: handover.slot, symptom: handover.symptom, cause, evidence, pod: handover.pod };
       log.each("diagnosis", () => [`slot ${handover.slot}: ${cause}, ${evidence}`, labels, "warn"]);
     }
   }
@@ -797,7 +815,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     }
     drill.disruption = { kind, pod: ownPod, atMs: sinceStart() };
     drill.awaiting = `the ${kind}`;
-    log.line("disruption", `${kind} ${ownPod ?? targetDeployment}`, { kind, pod: ownPod });
+    log.line("disruption", `${kind} ${ownPod ?? targetDeployment}`, {
+      kind,
+      pod: ownPod,
+      deployment: scaling ? targetDeployment : null,
+    });
     switch (kind) {
       case "delete":
       case "force": {
@@ -1041,22 +1063,24 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptions; headers: Record<string, string> } {
   const { tlsCa, tlsCert, tlsKey, tokenFile } = settings;
   const security = { tls: { minVersion: "TLSv1.2" } as SecureContextOptions, headers: {} };
-  const refused = (message: string) => log.line("tls-refused", `${message}: the old one stays`, {}, "error");
+  const refused = (file: string) => (message: string) =>
+    log.line("tls-refused", `${message}: the old one stays`, { file }, "error");
   if (tlsCa !== "") {
     followFiles({ "tls-ca": tlsCa }, ([ca]) => {
       checkCertificates(ca!);
       security.tls = { ...security.tls, ca };
-    }, refused);
+    }, refused(tlsCa));
   }
   if (tlsCert !== "") {
     followFiles({ "tls-cert": tlsCert, "tls-key": tlsKey }, ([cert, key]) => {
       checkPair(cert!, key!);
       security.tls = { ...security.tls, cert, key };
-    }, refused);
+    }, refused(tlsCert));
   }
   if (tokenFile !== "") {
     const use = ([text]: string[]) => void (security.headers = { authorization: `Bearer ${parseToken(text!)}` });
-    const stays = (message: string) => log.line("token-refused", `${message}: the old one stays`, {}, "error");
+    const stays = (message: string) =>
+      log.line("token-refused", `${message}: the old one stays`, { file: tokenFile }, "error");
     followFiles({ "token-file": tokenFile }, use, stays);
   }
   return security;

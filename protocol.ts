@@ -24,6 +24,7 @@ import { Buffer } from "node:buffer";
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
+import { hostname } from "node:os";
 import process from "node:process";
 import kleur from "kleur";
 import mri from "mri";
@@ -1081,15 +1082,53 @@ export function run(main: () => Promise<void>): void {
 
 // ---- Log lines: one vocabulary, two formats ------------------------------------------------------
 
+/** Every action that a log line can tell of (event.action), with the labels that it may carry. */
+// deno-fmt-ignore
+export const ACTIONS = {
+  "listening": ["server", "instance", "port", "adminPort", "fault"],
+  "started": ["sessions", "adminPort"],
+  "session-opened": ["slot", "server", "session", "instance", "dialect"],
+  "session-closed": ["slot", "server", "session", "code", "how", "sent", "received"],
+  "session-silent": ["slot", "server", "session"],
+  "session-cut": ["session", "remaining"],
+  "invalid-frame": ["server", "session"],
+  "upgrade-refused": ["status", "reason"],
+  "dial-failed": ["slot", "url", "kind"],
+  "probe-failed": ["url", "kind"],
+  "steady": ["sessions"],
+  "shutdown-signal": ["signal", "sessions"],
+  "shutdown-notice": ["slot", "server", "session", "remaining"],
+  "drain-complete": ["sessions", "seconds", "drained", "unconfirmed", "refusedDraining", "lastRefusedMs", "opened", "probes"],
+  "forced": ["sessions"],
+  "handover": ["slot", "verdict", "symptom", "from", "to", "session", "code", "how", "noticeMs", "drainMs", "reconnectMs", "forcedMs", "silenceMs"],
+  "diagnosis": ["slot", "symptom", "cause", "evidence", "pod", "session"],
+  "disruption": ["kind", "pod", "deployment"],
+  "pod": ["pod", "uid", "kind", "code", "reason"],
+  "endpoint": ["pod", "uid", "kind"],
+  "watch-lost": ["stream"],
+  "tls-loaded": ["file"],
+  "tls-refused": ["file"],
+  "token-loaded": ["file"],
+  "token-refused": ["file"],
+  "progress": [],
+  "stopping": ["reason", "sessions"],
+  "verdict": ["verdict", "handovers", "failed", "lost"],
+} as const;
+
+/** One of the actions. */
+export type Action = keyof typeof ACTIONS;
+/** What a line carries for machines. */
+export type Labels<A extends Action> = Partial<Record<(typeof ACTIONS)[A][number], string | number | null | undefined>>;
+
 /** How urgent a log line is. */
 export type Level = "info" | "warn" | "error";
 /** Writes one line: an action of the shared vocabulary, a sentence, and labels for machines. */
-export type LogLine = (action: string, message: string, labels?: Record<string, unknown>, level?: Level) => void;
+export type LogLine = <A extends Action>(action: A, message: string, labels?: Labels<A>, level?: Level) => void;
 
 export interface Log {
   line: LogLine;
   /** For what can come by the thousand: above a limit it is counted unspoken, and the counts are a line a second. */
-  each: (action: string, say: () => [message: string, labels?: Record<string, unknown>, level?: Level]) => void;
+  each: <A extends Action>(action: A, say: () => [message: string, labels?: Labels<A>, level?: Level]) => void;
   /** Writes what has been counted and stops the clock. */
   end: () => void;
 }
@@ -1112,7 +1151,7 @@ export function createLog(
 
   const line: LogLine = (action, message, labels = {}, level = "info") => {
     const text = format === "json"
-      ? toJson({ ...ecsBase(service, level), message, "event.action": action, labels })
+      ? toJson({ ...ecsFields(service, action, level), message, labels })
       : `${live ? CLEAR_LINE : ""}${pretty(action, message, level)}`;
     process.stderr.write(`${text}\n`);
   };
@@ -1129,7 +1168,7 @@ export function createLog(
     // Cut to the terminal's width: a wrapped line could not be cleared.
     const room = (process.stderr.columns || 80) - PRETTY_PREFIX - 1;
     if (live) process.stderr.write(`${CLEAR_LINE}${pretty("progress", message.slice(0, Math.max(0, room)), "info")}`);
-    else line("progress", message, counted);
+    else line("progress", message, counted as Labels<"progress">); // the counts by their actions
     counted = {};
   };
   const timer = setInterval(summarize, 1000);
@@ -1146,13 +1185,24 @@ const CLEAR_LINE = "\r\x1b[K";
 /** Columns of time and action before a pretty line's message. */
 const PRETTY_PREFIX = 29;
 
-function ecsBase(service: string, level: Level) {
+/** Actions that succeed unless their line is a warning. */
+const DEEDS: readonly Action[] = ["handover", "drain-complete", "verdict"];
+
+/** The fields of the Elastic Common Schema (ECS 8) that every line has; kubelet tells a pod where the API is. */
+function ecsFields(service: string, action: Action, level: Level) {
+  const outcome = level !== "info" ? "failure" : DEEDS.includes(action) ? "success" : undefined;
   return {
     "@timestamp": new Date().toISOString(),
     "log.level": level,
     "ecs.version": "8.11.0",
     "service.name": `${manifest.name}-${service}`,
     "service.version": VERSION,
+    "event.action": action,
+    ...outcome && { "event.outcome": outcome },
+    ...process.env["KUBERNETES_SERVICE_HOST"] && {
+      "orchestrator.type": "kubernetes",
+      "kubernetes.pod.name": hostname(),
+    },
   };
 }
 

@@ -198,7 +198,10 @@ async function serve(settings: Settings): Promise<void> {
   /** What TLS runs over, by the peer's port: a TLS socket cannot send a reset. */
   const tcpSockets = new Map<number | undefined, Socket>();
   if (isTls && fault === "reset") server.on("connection", (socket) => tcpSockets.set(socket.remotePort, socket));
-  server.on("tlsClientError", (error) => log.each("tls-failed", () => [error.message, {}, "warn"]));
+  server.on("tlsClientError", (error) => {
+    tally.refused.bad_request++;
+    log.each("upgrade-refused", () => [`TLS: ${error.message}`, { reason: error.message }]);
+  });
   if (tlsServer !== undefined) followCertificate(tlsServer);
   /** The token's digest; and the one before it, with its last moment. */
   let token: Buffer | undefined;
@@ -238,20 +241,25 @@ async function serve(settings: Settings): Promise<void> {
       checkPair(cert!, key!);
       if (ca !== undefined) checkCertificates(ca);
       server.setSecureContext({ ...tls, cert, key, ca });
-      log.line("tls-loaded", tlsCert);
+      log.line("tls-loaded", tlsCert, { file: tlsCert });
     };
-    followFiles(files, use, (message) => log.line("tls-refused", `${message}: the old one stays`, {}, "error"));
+    followFiles(
+      files,
+      use,
+      (message) => log.line("tls-refused", `${message}: the old one stays`, { file: tlsCert }, "error"),
+    );
   }
 
   function followToken(): void {
+    const file = settings.tokenFile;
     const use = ([text]: string[]) => {
       const digest = digestOf(parseToken(text!));
       if (token !== undefined) oldToken = { digest: token, until: performance.now() + settings.tokenOverlapMs };
       token = digest;
-      log.line("token-loaded", settings.tokenFile);
+      log.line("token-loaded", file, { file });
     };
-    const refused = (message: string) => log.line("token-refused", `${message}: the old one stays`, {}, "error");
-    followFiles({ "token-file": settings.tokenFile }, use, refused);
+    const refused = (message: string) => log.line("token-refused", `${message}: the old one stays`, { file }, "error");
+    followFiles({ "token-file": file }, use, refused);
   }
 
   async function exportMetrics(): Promise<void> {
@@ -509,7 +517,9 @@ async function serve(settings: Settings): Promise<void> {
     if (fault === "ignore-sigterm" && signal === "SIGTERM") return;
     if (fault === "exit-at-sigterm") process.exit(0);
     if (phase !== "serving") {
-      log.line("forced", `second signal, ${count(sessions.size, "session")} open: exit 1 at once`, {}, "error");
+      log.line("forced", `second signal, ${count(sessions.size, "session")} open: exit 1 at once`, {
+        sessions: sessions.size,
+      }, "error");
       process.exit(1); // whoever asks twice does not want to wait
     }
     void shutDown(signal);
@@ -556,10 +566,12 @@ async function serve(settings: Settings): Promise<void> {
       sessions: total,
       seconds: Number(seconds),
       drained: tally.drained,
+      opened: tally.opened,
+      probes: tally.probes,
       unconfirmed: tally.unconfirmed,
       refusedDraining: tally.refused.draining,
       lastRefusedMs: tally.lastRefusedMs,
-    });
+    }, tally.drained < total ? "warn" : "info");
     setTimeout(() => process.exit(), 1000).unref(); // nothing is left but, at worst, log lines that nobody reads
   }
 
@@ -574,7 +586,10 @@ async function serve(settings: Settings): Promise<void> {
     process.exitCode = 1;
     for (const session of sessions) {
       const state = `${session.state}, ${session.remaining} remaining, ACK ${session.ack ?? "missing"}`;
-      log.line("session-cut", `${brief(session.id)} not drained in time: ${state}`, { session: session.id }, "error");
+      log.line("session-cut", `${brief(session.id)} not drained in time: ${state}`, {
+        session: session.id,
+        remaining: session.remaining,
+      }, "error");
       end(session, "over");
       session.ws.terminate();
     }
