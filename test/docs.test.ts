@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { SETTINGS as CLIENT } from "../client.ts";
-import { CAUSES, REMEDIES } from "../protocol.ts";
+import { ACTIONS, CAUSES, REMEDIES } from "../protocol.ts";
 import { FAULTS, SETTINGS as SERVER } from "../server.ts";
-import { run } from "./helper.ts";
+import { run, startClient, startServer } from "./helper.ts";
 
 const readme = readFileSync("README.md", "utf8");
 
@@ -72,4 +72,39 @@ test("README draws the session as protocol.ts does", () => {
   const drawing = (text: string) => [...text.matchAll(/^(?: \* )?( {2}\|[ <=-]{3}.*)$/gm)].map(([, line]) => line);
   assert.equal(drawing(readme).length, 11);
   assert.deepEqual(drawing(readme), drawing(readFileSync("protocol.ts", "utf8")));
+});
+
+test("README lists every action of the log, with its labels", () => {
+  const rows = tableAfter("### Logs").map(([action, , labels]) => [action, labels]);
+  assert.deepEqual(rows, Object.entries(ACTIONS).map(([action, labels]) => [action, labels.join(", ")]));
+});
+
+test("README lists every metric with its labels and their values", async (t) => {
+  const server = await startServer(t);
+  const client = startClient(t, `--url=${server.url}`);
+  await client.line(/session-opened/);
+  const texts = await Promise.all(
+    [server.admin, await client.admin()].map(async (admin) => await (await fetch(`${admin}/metrics`)).text()),
+  );
+  const exported = new Map<string, Set<string>>();
+  for (
+    const [, name, labels = ""] of texts.join("").matchAll(
+      /^(graceful_\w+?)(?:_bucket|_sum|_count)?(?:\{(.*)\})? \S+$/gm,
+    )
+  ) {
+    const known = exported.get(name!) ?? exported.set(name!, new Set()).get(name!)!;
+    // Every symptom has its own table.
+    for (const [, label, value] of labels.matchAll(/(\w+)="(.*?)"/g)) {
+      if (label !== "le") known.add(label === "symptom" ? "symptom" : `${label}: ${value}`);
+    }
+  }
+  for (const [name = "", labels = ""] of tableAfter("### Metrics")) {
+    const documented = labels.split("; ").filter(Boolean).flatMap((text) => {
+      const [label, values] = text.split(": ");
+      return values === undefined ? [label!] : values.split(", ").map((value) => `${label}: ${value}`);
+    });
+    assert.deepEqual([...exported.get(name) ?? []].sort(), documented.sort(), name);
+    exported.delete(name);
+  }
+  assert.deepEqual([...exported.keys()], []);
 });
