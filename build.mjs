@@ -9,6 +9,8 @@ mkdirSync("dist");
 // CommonJS, because a file that stands alone is CommonJS to Node; in this folder package.json says otherwise.
 writeFileSync("dist/package.json", '{ "type": "commonjs" }\n');
 
+/** The page that draws a result, which the client carries as text. */
+const REPORT_PAGE = JSON.stringify(readFileSync("report.html", "utf8"));
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning" };
 
 const { metafile } = await build({
@@ -16,8 +18,12 @@ const { metafile } = await build({
   entryPoints: ["server.ts", "client.ts"],
   outdir: "dist",
   format: "cjs",
-  // A bundle is always the program itself; in CommonJS import.meta.main would be undefined.
-  define: { "import.meta.main": "true" },
+  define: {
+    // A bundle is always the program itself; in CommonJS import.meta.main would be undefined.
+    "import.meta.main": "true",
+    "import.meta.url": '""',
+    REPORT_PAGE,
+  },
   // ws runs without its optional native helpers.
   external: ["bufferutil", "utf-8-validate"],
   legalComments: "none",
@@ -47,6 +53,6 @@ if (tests) {
     outExtension: { ".js": ".mjs" },
     format: "esm",
     packages: "external",
-    define: { "import.meta.main": "false" },
+    define: { "import.meta.main": "false", REPORT_PAGE },
   });
 }

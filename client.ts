@@ -9,8 +9,9 @@
  *
  * @module
  */
+import { createHash } from "node:crypto";
 import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
-import type { ClientRequest, IncomingMessage } from "node:http";
+import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
 import { dirname } from "node:path";
 import process from "node:process";
 import type { SecureContextOptions } from "node:tls";
@@ -18,7 +19,7 @@ import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeReason, Cluster, confirmedUpTo, count, createAdmin,
+  type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeReason, Cluster, confirmedUpTo, count, createAdmin,
   createLog, createMetrics, decode, diagnose, duration, encode, expectedRules, followFiles, type Frame, grouped,
   type Handover, integer, isEvidenceComplete, isSteady, judge, type KubernetesObject, Ledger, listen, type Log,
   LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS, milliseconds, observe, observeCluster,
@@ -66,7 +67,12 @@ export const SETTINGS = {
   targetDeployment: setting("TARGET_DEPLOYMENT", "server-deployment", nonEmpty, "the Deployment to roll or to scale"),
   targetSelector: setting("TARGET_SELECTOR", "app=server", nonEmpty, "the label selector of its pods"),
   serviceAccount: setting("SERVICE_ACCOUNT", SERVICE_ACCOUNT, nonEmpty, "folder of the API's token and namespace"),
-  report: settingList("REPORT", "", reportFile, "write the result to this file (.json); repeatable"),
+  report: settingList(
+    "REPORT",
+    "",
+    reportFile,
+    "write the result to this .json, .html, .xml (JUnit) or .md; repeatable",
+  ),
   logFormat: LOG_FORMAT,
 };
 
@@ -84,6 +90,12 @@ const CLOSE_TIMEOUT_MS = 3000;
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
 const KEPT_ENDINGS = 100;
+/** Sessions that a picture shows one by one; handovers that it has in full. */
+const SHOWN_SESSIONS = 50;
+const SHOWN_HANDOVERS = 200;
+/** Browsers that may look on at a time, and how often they get news. */
+const MAX_VIEWERS = 8;
+const NEWS_INTERVAL_MS = 500;
 /** So many dials, and each refused with 401: no token of ours opens this server. */
 const MAX_UNAUTHORIZED = 10;
 /** How long a drill waits for a workload whose pods are not all ready. */
@@ -139,7 +151,10 @@ export interface Result {
   version: string;
   startedAt: string;
   durationMs: number;
-  sessions: { wanted: number; connected: number };
+  sessions: { wanted: number; connected: number; byServer: Record<string, number> };
+  /** Those that are open, and the handovers that are on their way (times since the client's start); the first 50. */
+  open: { slot: number; server: string; openedMs: number }[];
+  inFlight: { slot: number; from: string; toldMs: number | null; endedMs: number | null }[];
   messages: { received: number; sent: number; lost: number; duplicated: number; reordered: number; resent: number };
   counts: { graceful: number; failed: number; unfinished: number };
   symptoms: Partial<Record<Symptom, SymptomCount>>;
@@ -177,9 +192,10 @@ async function main(): Promise<void> {
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
+  kleur.enabled = false; // files have no colour
   for (const file of settings.report) {
     try {
-      writeFileSync(file, `${toJson(result)}\n`);
+      writeFileSync(file, REPORTS[endingOf(file)]!(result));
     } catch (error) {
       throw new UserError(`Cannot write --report: ${(error as Error).message}`);
     }
@@ -258,7 +274,16 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     "/readyz": () => ({ status: connected() === slots.length ? 200 : 503, body: `${status()}\n` }),
     "/metrics": () => metrics?.route() ?? { status: 503, body: "starting\n" },
     "/report": () => ({ status: 200, body: `${toJson(makeResult())}\n`, type: "application/json" }),
+    "/": () => {
+      const body = renderPage();
+      return { status: 200, body, type: "text/html; charset=utf-8", headers: securityHeaders(body) };
+    },
+    "/events": onViewer,
   });
+  /** Browsers that look on, and what they were told last. */
+  const viewers = new Set<ServerResponse>();
+  let told = "";
+  setInterval(tellViewers, NEWS_INTERVAL_MS).unref();
   const adminPort = await listen(admin, settings.adminPort, "");
   if (api !== undefined) {
     try {
@@ -286,6 +311,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   for (const slot of slots) if (slot.current?.ending) settle(slot, slot.current, slot.next);
   diagnoseAll();
   const result = makeResult();
+  tellViewers();
+  for (const viewer of viewers) viewer.end();
   await closeAll();
   api?.close();
   log.end();
@@ -301,6 +328,37 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") ||
     "no dial finished";
   return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
+
+  function onViewer(response: ServerResponse): Answer | undefined {
+    if (viewers.size >= MAX_VIEWERS) return { status: 503, body: "Too many are looking on\n" };
+    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
+    response.on("close", () => viewers.delete(response));
+    viewers.add(response);
+    told = "";
+    tellViewers();
+    return undefined;
+  }
+
+  /** What has changed since the last time; nothing has as long as these numbers have not. */
+  function tellViewers(): void {
+    if (viewers.size === 0) return;
+    const moments = [...cluster.pods.values()].reduce((sum, pod) => sum + pod.moments.length, 0);
+    const state = [
+      tally.opened,
+      open.size,
+      tally.inFlight,
+      judged(),
+      undiagnosed.size,
+      moments,
+      drill.awaiting,
+      stopping,
+    ];
+    if (state.join() === told) return;
+    told = state.join();
+    const text = `data: ${pageData(makeResult(), !stopping)}\n\n`;
+    // Who does not read gets the next picture instead of all that it missed.
+    for (const viewer of viewers) if (viewer.writableLength === 0) viewer.write(text);
+  }
 
   function onSignal(signal: NodeJS.Signals): void {
     if (signalled) process.exit(1); // whoever asks twice does not want to wait
@@ -997,7 +1055,16 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       version: VERSION,
       startedAt,
       durationMs,
-      sessions: { wanted: slots.length, connected: connected() },
+      sessions: { wanted: slots.length, connected: connected(), byServer: countServers() },
+      open: slots.filter(({ current }) => isOpen(current)).slice(0, SHOWN_SESSIONS).map(({ number, current }) => {
+        const { server, openedAt } = current!.ledger;
+        return { slot: number, server, openedMs: Math.round(openedAt! - origin) };
+      }),
+      inFlight: slots.filter(({ current }) => current?.ending).slice(0, SHOWN_SESSIONS).map(({ number, current }) => {
+        const { server, noticeAt, endedAt } = current!.ledger;
+        const since = (at: number | undefined) => at === undefined ? null : Math.round(at - origin);
+        return { slot: number, from: server, toldMs: since(noticeAt), endedMs: since(endedAt) };
+      }),
       messages: { ...messages },
       counts: { ...counts },
       symptoms,
@@ -1013,6 +1080,12 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       settings,
       handovers,
     };
+  }
+
+  function countServers(): Record<string, number> {
+    const servers: Record<string, number> = {};
+    for (const { ledger: { server } } of open) servers[server] = (servers[server] ?? 0) + 1;
+    return servers;
   }
 
   /** Why a drill proves nothing, whatever became of the handovers. */
@@ -1414,6 +1487,214 @@ function renderSymptom(name: Symptom, { causes }: SymptomCount): string[] {
   return ["", `${kleur.yellow(name)}  ${meaning}`, ...known, ...advice];
 }
 
+// ---- The result as a page, for CI systems, as JSON
+
+/** How a report is written, by the ending of its file. */
+const REPORTS: Record<string, (result: Result) => string> = {
+  json: (result) => `${toJson(result)}\n`,
+  html: renderPage,
+  xml: renderJunit,
+  md: renderMarkdown,
+};
+
+/** Put there by build.mjs: the bundle carries the page as text. */
+declare const REPORT_PAGE: string | undefined;
+
+/** The page that draws a result; without one it draws what `/events` tells. */
+export function renderPage(result?: Result): string {
+  const data = result === undefined ? "" : pageData(result);
+  return readPage().replace('id="result"></script>', () => `id="result">${data}</script>`);
+}
+
+function readPage(): string {
+  return typeof REPORT_PAGE === "string" ? REPORT_PAGE : readFileSync(new URL("report.html", import.meta.url), "utf8");
+}
+
+/** The page may run its own script, have its own style, and ask `/events`: nothing else, from nowhere else. */
+function securityHeaders(page: string): Record<string, string> {
+  const hashOf = (pattern: RegExp) =>
+    `'sha256-${createHash("sha256").update(pattern.exec(page)?.[1] ?? "").digest("base64")}'`;
+  const [script, style] = [hashOf(/<script>([^]*?)<\/script>/), hashOf(/<style>([^]*?)<\/style>/)];
+  const own = `script-src ${script}; style-src ${style}; connect-src 'self'; img-src data:`;
+  return {
+    "content-security-policy":
+      `default-src 'none'; ${own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
+    "x-content-type-options": "nosniff",
+  };
+}
+
+/** What of a handover the picture needs: one row of numbers for each, since there may be thousands. */
+const ROW_FIELDS = [
+  ...["slot", "from", "to", "openedMs", "endedMs", "noticeMs", "drainMs"],
+  ...["reconnectMs", "forcedMs", "silenceMs", "verdict", "symptom"],
+];
+
+/** The result as the page reads it: a few handovers in full, all as rows, and the advice; JSON that may stand in HTML. */
+export function pageData(result: Result, running = false): string {
+  const servers: string[] = [];
+  const symptoms: string[] = [];
+  const places = new Map<string, number>();
+  const place = (names: string[], name: string | null): number | null => {
+    if (name === null) return null;
+    const known = places.get(name);
+    if (known !== undefined) return known;
+    places.set(name, names.push(name) - 1);
+    return names.length - 1;
+  };
+  const verdicts = ["graceful", "failed", "unfinished"];
+  const values = result.handovers.map((handover) => [
+    handover.slot,
+    place(servers, handover.from),
+    place(servers, handover.to),
+    handover.openedMs,
+    handover.endedMs,
+    handover.noticeMs,
+    handover.drainMs,
+    handover.reconnectMs,
+    handover.forcedMs,
+    handover.silenceMs,
+    verdicts.indexOf(handover.verdict),
+    place(symptoms, handover.symptom),
+  ]);
+  const failed = result.handovers.filter(({ verdict }) => verdict === "failed");
+  const others = result.handovers.filter(({ verdict }) => verdict !== "failed");
+  const remedies = Object.entries(REMEDIES).map(([name, [meaning, remedy]]) =>
+    [name, [meaning, typeof remedy === "string" ? remedy : `it may be ${remedy.join(", ")}`]] as const
+  );
+  const data = {
+    ...result,
+    running,
+    handovers: [...failed, ...others].slice(0, SHOWN_HANDOVERS),
+    rows: { servers, symptoms, fields: ROW_FIELDS, values },
+    advice: { ...Object.fromEntries(remedies), ...CAUSES },
+  };
+  return toJson(data).replace(
+    /[<\u2028\u2029]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
+/** Why a handover failed and what to do, in one line. */
+function advise({ symptom, cause, evidence }: Handover): string {
+  if (symptom === null) return "";
+  const [meaning, remedy] = REMEDIES[symptom];
+  const fix = cause !== null
+    ? CAUSES[cause][1]
+    : typeof remedy === "string"
+    ? remedy
+    : `it may be ${remedy.join(", ")}`;
+  return `${symptom}: ${meaning}${cause === null ? "" : `; cause ${cause}: ${evidence}`}. What to do: ${fix}`;
+}
+
+/** JUnit's XML, as Jenkins and GitLab read it: a test case for each handover, and one for the run. */
+export function renderJunit(result: Result): string {
+  const text = (value: string) =>
+    // deno-lint-ignore no-control-regex
+    value.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]/gu, "�")
+      .replace(/[<>&"'\t\n\r]/g, (character) => `&#${character.charCodeAt(0)};`);
+  const seconds = (ms: number) => (ms / 1000).toFixed(3);
+  const testCase = (className: string, name: string, ms: number, outcome: string) =>
+    `    <testcase classname="${text(className)}" name="${text(name)}" time="${seconds(ms)}">${outcome}</testcase>`;
+  const failure = (type: string, message: string, body: string) =>
+    `<failure type="${text(type)}" message="${text(message)}">${text(body)}</failure>`;
+  const runFailed = result.verdict === "FAIL" && result.counts.failed === 0;
+  const cases = result.handovers.map((handover) => {
+    const { slot, from, to, verdict, symptom, reconnectMs, dialect } = handover;
+    const rules = expectedRules(result.settings.expect, dialect).map((rule) => `${rule} ${handover.rules[rule]}`).join(
+      ", ",
+    );
+    const name = `slot ${slot}: ${from} to ${to ?? "nowhere"} (${rules})`;
+    const outcome = verdict === "unfinished"
+      ? `<skipped message="on its way when the run ended"/>`
+      : verdict === "failed"
+      ? failure(symptom!, advise(handover), renderHandover(handover, RULES).join("\n"))
+      : "";
+    return testCase(`handover.${from}`, name, reconnectMs, outcome);
+  });
+  cases.push(
+    testCase("run", "verdict", result.durationMs, runFailed ? failure("FAIL", result.summary, result.summary) : ""),
+  );
+  const failures = result.handovers.filter(({ verdict }) => verdict === "failed").length + (runFailed ? 1 : 0);
+  const skipped = result.handovers.filter(({ verdict }) => verdict === "unfinished").length;
+  const totals = `tests="${cases.length}" failures="${failures}" errors="0"`;
+  const time = `time="${seconds(result.durationMs)}"`;
+  return [
+    '<?xml version="1.0" encoding="UTF-8"?>',
+    `<testsuites name="graceful shutdown" ${totals} ${time}>`,
+    `  <testsuite name="handovers" ${totals} skipped="${skipped}" ${time} timestamp="${
+      result.startedAt.slice(0, 19)
+    }">`,
+    ...cases,
+    "  </testsuite>",
+    "</testsuites>",
+    "",
+  ].join("\n");
+}
+
+/** A summary for the page of a CI job: verdict, numbers, the telling handovers, and a timeline that Mermaid draws. */
+export function renderMarkdown(result: Result): string {
+  // In code spans nothing is markup but the back tick, and in a table the bar.
+  const code = (text: string) => `\`${printable(text).replace(/[`|]/g, "'")}\``;
+  const telling = [...result.handovers].sort((a, b) => Number(b.verdict === "failed") - Number(a.verdict === "failed"));
+  const shown = telling.slice(0, SHOWN_SESSIONS);
+  const rows = shown.map((handover) => {
+    const { slot, from, to, verdict, symptom, cause, reconnectMs, silenceMs } = handover;
+    const silence = silenceMs === null ? "" : duration(silenceMs);
+    return `| ${slot} | ${code(from)} | ${code(to ?? "nowhere")} | ${verdict} | ${symptom ?? ""} | ${cause ?? ""} | ` +
+      `${duration(reconnectMs)} | ${silence} |`;
+  });
+  const { messages, reconnect, silence } = result;
+  const advice = [...new Set(result.handovers.filter(({ verdict }) => verdict === "failed").map(advise))];
+  return [
+    `## ${result.verdict === "PASS" ? "✅" : "❌"} ${code(result.summary)}`,
+    "",
+    `${grouped(messages.received)} messages received, ${grouped(messages.sent)} sent, ${messages.lost} lost. ` +
+    `Reconnect ${percentiles(reconnect) || "n/a"}. Silence ${percentiles(silence) || "n/a"}.`,
+    ...advice.length > 0 ? ["", ...advice.slice(0, 10).map((line) => `- ${code(line)}`)] : [],
+    ...result.findings.length > 0 ? ["", ...result.findings.map(({ name, text }) => `- ${name}: ${code(text)}`)] : [],
+    ...rows.length > 0
+      ? [
+        "",
+        "| slot | from | to | verdict | symptom | cause | reconnect | silence |",
+        "|---|---|---|---|---|---|---|---|",
+        ...rows,
+      ]
+      : [],
+    ...telling.length > shown.length ? ["", `and ${grouped(telling.length - shown.length)} more`] : [],
+    ...rows.length > 0 ? ["", "```mermaid", ...renderGantt(shown.slice(0, 10)), "```"] : [],
+    "",
+  ].join("\n");
+}
+
+/** Where each of some sessions was, and its silence, as a Gantt chart in Mermaid's words. */
+function renderGantt(handovers: Handover[]): string[] {
+  const name = (text: string) => text.replace(/[^\w.-]/g, "-").slice(0, 60);
+  const ended = handovers.flatMap(({ endedMs }) => endedMs ?? []);
+  const startMs = Math.max(0, Math.round(Math.min(...ended) - 3000));
+  const untilMs = Math.round(
+    Math.max(...handovers.map(({ endedMs, reconnectMs }) => (endedMs ?? 0) + reconnectMs)) + 2000,
+  );
+  const bar = (text: string, kind: string, fromMs: number, toMs: number) =>
+    `    ${name(text)} :${kind}${Math.round(fromMs - startMs)}, ${Math.round(Math.max(toMs, fromMs + 1) - startMs)}`;
+  return [
+    "gantt",
+    "    dateFormat x",
+    "    axisFormat %S.%L",
+    ...handovers.flatMap(({ slot, from, to, openedMs, endedMs, noticeMs, reconnectMs }) => {
+      if (endedMs === null) return [];
+      const toldMs = endedMs - (noticeMs ?? 0);
+      const backMs = endedMs + reconnectMs;
+      return [
+        `    section slot ${slot}`,
+        bar(from, "", Math.max(startMs, Math.min(openedMs ?? 0, toldMs)), toldMs),
+        ...noticeMs === null ? [] : [bar("drain", "active, ", toldMs, endedMs)],
+        bar("away", "crit, ", endedMs, backMs),
+        ...to === null ? [] : [bar(to, "", backMs, untilMs)],
+      ];
+    }),
+  ];
+}
+
 const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((all, one) => all + one, 0);
 const size = (ranges: readonly Range[]): number => ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 const more = (number: number, what: string): string => number === 0 ? "" : `, ${grouped(number)} ${what}`;
@@ -1490,8 +1771,12 @@ function serverUrl(text: string): string {
   throw new RangeError("must be a ws:// or wss:// URL without credentials or a fragment");
 }
 
+function endingOf(file: string): string {
+  return file.slice(file.lastIndexOf(".") + 1);
+}
+
 function reportFile(text: string): string {
-  if (!text.endsWith(".json")) throw new RangeError("must end in .json");
+  if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError("must end in .json, .html, .xml or .md");
   try {
     accessSync(dirname(text), constants.W_OK);
   } catch {

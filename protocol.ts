@@ -23,7 +23,7 @@
 import { Buffer } from "node:buffer";
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { createServer, type Server } from "node:http";
+import { createServer, type Server, type ServerResponse } from "node:http";
 import { hostname } from "node:os";
 import process from "node:process";
 import kleur from "kleur";
@@ -1317,22 +1317,27 @@ export interface Answer {
   status: number;
   body: string;
   type?: string;
+  headers?: Record<string, string>;
 }
 
-/** Makes the answer of an admin path. */
-export type Route = () => Answer | Promise<Answer>;
+/** Makes the answer of an admin path; nothing where it goes on to write the response by itself. */
+export type Route = (response: ServerResponse) => Answer | undefined | Promise<Answer>;
 
 /** The server of the admin port: GET on its routes, 404 and 405 for the rest. */
 export function createAdmin(routes: Record<string, Route>): Server {
   return createServer(async (request, response) => {
     const path = request.url?.split("?")[0] ?? "";
     const known = Object.hasOwn(routes, path);
-    const { status, body, type = "text/plain; charset=utf-8" } = !known
+    const answer: Answer | undefined = !known
       ? { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` }
       : request.method !== "GET" && request.method !== "HEAD"
       ? { status: 405, body: "Only GET\n" }
-      : await routes[path]!();
-    response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
+      : await routes[path]!(response);
+    if (answer === undefined) return;
+    const { status, body, type = "text/plain; charset=utf-8", headers = {} } = answer;
+    response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(body) }).end(
+      body,
+    );
   });
 }
 
