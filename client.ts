@@ -71,7 +71,7 @@ export const SETTINGS = {
     "REPORT",
     "",
     reportFile,
-    "write the result to this .json, .html, .xml (JUnit) or .md; repeatable",
+    "write the result to this .json, .html, .xml (JUnit) or .md; -.md: stdout; repeatable",
   ),
   logFormat: LOG_FORMAT,
 };
@@ -187,19 +187,26 @@ async function main(): Promise<void> {
   if ((settings.tlsCert === "") !== (settings.tlsKey === "")) {
     throw new UserError("--tls-cert and --tls-key go together");
   }
+  if (settings.switches.has("json") && settings.report.some(isStdout)) {
+    throw new UserError("--json has stdout for itself: --report to a file");
+  }
   const { result, error } = await hold(settings);
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
-  useColour(process.stdout);
-  process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
-  kleur.enabled = false; // files have no colour
-  for (const file of settings.report) {
+  let unwritten: string | undefined;
+  const [onStdout, files] = [settings.report.filter(isStdout), settings.report.filter((file) => !isStdout(file))];
+  kleur.enabled = false; // reports have no colour
+  for (const file of onStdout) process.stdout.write(REPORTS[endingOf(file)]!(result));
+  for (const file of files) {
     try {
       writeFileSync(file, REPORTS[endingOf(file)]!(result));
     } catch (error) {
-      throw new UserError(`Cannot write --report: ${(error as Error).message}`);
+      unwritten = `Cannot write --report: ${(error as Error).message}`;
     }
   }
+  useColour(process.stdout);
+  process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
+  if (unwritten !== undefined) throw new UserError(unwritten);
 }
 
 /** Holds the sessions until there is a result; `error` says why there can be none. */
@@ -1769,6 +1776,11 @@ function serverUrl(text: string): string {
   // Without credentials, too: URLs stand in log lines and reports.
   if (URL.canParse(text) && /^wss?:\/\/[^#@]+$/i.test(text)) return text;
   throw new RangeError("must be a ws:// or wss:// URL without credentials or a fragment");
+}
+
+/** A report named - goes to stdout, before the text: from a pod there is no other way out. */
+function isStdout(file: string): boolean {
+  return file.startsWith("-.");
 }
 
 function endingOf(file: string): string {
