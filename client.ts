@@ -130,9 +130,12 @@ interface Slot {
 /** A dial that led to no session; `kind` is how it is counted. */
 class DialError extends Error {
   readonly kind: string;
+  /** Whether it may have met a server that is ending; in its name a proxy answers 502 or 504. */
+  readonly metNobody: boolean;
   constructor(kind: string, message: string) {
     super(message);
     this.kind = kind;
+    this.metNobody = kind === "refused" || kind === "503" || message === "HTTP 502" || message === "HTTP 504";
   }
 }
 
@@ -431,7 +434,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         refused = url;
         redial.failed[error.kind] = (redial.failed[error.kind] ?? 0) + 1;
         failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
-        if (error.kind === "refused" || error.kind === "503") noteOnEnding(undefined, redial);
+        if (error.metNobody) noteOnEnding(undefined, redial);
         const { kind, message } = error;
         if (tally.opened === 0 && failedDials["401"] === sum(failedDials) && sum(failedDials) >= MAX_UNAUTHORIZED) {
           fatal = `${url} refuses every dial with 401: ` +
@@ -748,7 +751,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       const kind = error.kind === "refused" || error.kind === "503" || error.kind === "timeout" ? error.kind : "other";
       probes[kind]++;
       if (kind === "503") noteProbeOnEnding([...endings.values()].at(-1)); // it does not say who it is
-      if (kind === "503" || kind === "refused") noteOnEnding();
+      if (error.metNobody) noteOnEnding();
       log.each("probe-failed", () => [`${url}: ${error.message}`, { url, kind: error.kind }, "warn"]);
     } finally {
       probing--;
@@ -857,7 +860,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       log.line("disruption", "going on: not every pod is ready", {}, "warn");
       if (!await wait("steady sessions", isCalm)) return;
     }
-    const before = living();
+    const before = living().filter((pod) => !when(pod, "deleted"));
     const held = before.find(({ name }) => name === slots[0]!.current?.ledger.server);
     const victim = held ?? before.find(({ ready }) => ready);
     if (victim === undefined) {

@@ -811,12 +811,18 @@ function endpointsOf({ slices }: Cluster): Map<string, Endpoint> {
   return new Map([...slices.values()].flatMap(({ endpoints }) => [...endpoints]));
 }
 
-/** Ready endpoints of the Service with this name; where there is none of that name, of every Service. */
-export function readyEndpoints({ slices }: Cluster, service: string): number {
-  const all = [...slices.values()];
-  const own = all.filter((slice) => slice.service === service);
-  const endpoints = new Map((own.length > 0 ? own : all).flatMap(({ endpoints }) => [...endpoints]));
-  return [...endpoints.values()].filter(({ ready }) => ready).length;
+/**
+ * How many of the watched pods new connections can reach: through the Service of this name, else (something stands before
+ * it) through any; pods without a Service count by themselves.
+ */
+export function readyEndpoints({ slices, pods }: Cluster, service: string): number {
+  const all = [...slices.values()].flatMap(({ service, endpoints }) =>
+    [...endpoints].filter(([uid]) => pods.has(uid)).map(([uid, { ready }]) => ({ service, uid, ready }))
+  );
+  const own = all.filter((endpoint) => endpoint.service === service);
+  const known = own.length > 0 ? own : all;
+  if (known.length === 0) return [...pods.values()].filter(({ ready }) => ready).length;
+  return new Set(known.filter(({ ready }) => ready).map(({ uid }) => uid)).size;
 }
 
 /** Kubelet and the watch tell of a pod's end a moment after the socket does, at times before it. */
