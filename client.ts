@@ -130,12 +130,12 @@ interface Slot {
 /** A dial that led to no session; `kind` is how it is counted. */
 class DialError extends Error {
   readonly kind: string;
-  /** Whether it may have met a server that is ending; in its name a proxy answers 502 or 504. */
+  /** Whether it may have met a server that is ending. */
   readonly metNobody: boolean;
-  constructor(kind: string, message: string) {
+  constructor(kind: string, message: string, metNobody = false) {
     super(message);
     this.kind = kind;
-    this.metNobody = kind === "refused" || kind === "503" || message === "HTTP 502" || message === "HTTP 504";
+    this.metNobody = metNobody || kind === "refused";
   }
 }
 
@@ -553,8 +553,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       if (settings.dialect === "auto") headers["sec-websocket-protocol"] ??= SUBPROTOCOL;
     }
 
-    function onRefusal(_request: ClientRequest, { statusCode }: IncomingMessage): void {
-      fail(statusCode === 503 || statusCode === 401 ? String(statusCode) : "other", `HTTP ${statusCode}`);
+    function onRefusal(_request: ClientRequest, { statusCode = 0 }: IncomingMessage): void {
+      // In a server's name a proxy answers 502 or 504.
+      const metNobody = [502, 503, 504].includes(statusCode);
+      const kind = statusCode === 503 || statusCode === 401 ? String(statusCode) : "other";
+      fail(kind, `HTTP ${statusCode}`, metNobody);
     }
 
     function onError(error: Error & { code?: string }): void {
@@ -562,8 +565,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       else noteInvalid(error.message); // ws closes it
     }
 
-    function fail(kind: string, message: string): void {
-      opening.reject(new DialError(kind, message)); // the first failure counts, what follows from it does not
+    function fail(kind: string, message: string, metNobody = false): void {
+      opening.reject(new DialError(kind, message, metNobody)); // the first failure counts, what follows from it does not
       if (ws.readyState !== ws.CLOSED) ws.terminate();
     }
 
