@@ -829,6 +829,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       await disrupt(api);
       if (drill.awaiting === "") stopped.resolve(`${settings.disrupt} is over`);
     } catch (problem) {
+      if (api.closed.aborted) return;
       if (!(problem instanceof UserError)) throw problem;
       fatal = problem.message;
       stopped.resolve("the drill failed");
@@ -913,14 +914,19 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
             { op: "test", path: "/spec/replicas", value: from },
             { op: "replace", path: "/spec/replicas", value: to },
           ]);
-        await scale(replicas, replicas - 1);
         drill.undo.push(async () => {
+          if (!scaled) return;
           const problem = await scale(replicas - 1, replicas).then(ignore, (problem) => problem);
           if (problem instanceof ApiError && problem.status === 422) {
             return log.line("disruption", "another hand has scaled meanwhile: left as it is", {}, "warn");
           }
           if (problem !== undefined) throw problem;
           log.line("disruption", `${targetDeployment} has ${count(replicas, "replica")} again`);
+        });
+        let scaled = true; // until the API says no
+        await scale(replicas, replicas - 1).catch((problem) => {
+          if (problem instanceof ApiError && problem.status >= 400 && problem.status < 500) scaled = false;
+          throw problem;
         });
       }
     }
@@ -929,7 +935,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     const isOver = (pod: Pod) => {
       const deletedMs = when(pod, "deleted")!.atMs;
       const isPlain = slots.some(({ current }) => current?.ledger.instance === "");
-      const end = pod.moments.find(({ kind }) => kind === "exit" || kind === "gone")?.atMs ?? Infinity;
+      const ends = pod.moments.filter(({ kind, atMs }) => (kind === "exit" && atMs >= deletedMs) || kind === "gone");
+      const end = ends[0]?.atMs ?? Infinity;
       // Who does not say which pod it is may still be silent, and unnoticed.
       return sinceStart() > Math.min(end, deletedMs + pod.graceMs + 5000) + (isPlain ? settings.silenceTimeoutMs : 0);
     };
@@ -1255,9 +1262,12 @@ function createApi(folder: string) {
     /** The body of the answer; that of a pod which is gone already is null to a delete. */
     json: async (verb: string, resource: string, path: string, body?: unknown): Promise<unknown> => {
       try {
-        return await (await call(verb, resource, path, body)).json();
+        return JSON.parse(await (await call(verb, resource, path, body)).text());
       } catch (error) {
         if (verb === "delete" && error instanceof ApiError && error.status === 404) return null;
+        if (error instanceof SyntaxError) {
+          throw new ApiError(0, `Cannot ${verb} ${resource} at ${base}: what came is no JSON`);
+        }
         throw error;
       }
     },

@@ -724,7 +724,10 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
       const oldest = [...cluster.pods.values()].find((other) => when(other, "gone"));
       if (oldest !== undefined) cluster.pods.delete(oldest.uid);
     }
-    for (const { lastState } of statuses) cluster.exits.add(lastState?.terminated?.containerID ?? "");
+    for (const { lastState, state } of statuses) {
+      cluster.exits.add(lastState?.terminated?.containerID ?? "");
+      if (type === "LISTED") cluster.exits.add(state?.terminated?.containerID ?? "");
+    }
   }
   const news: [Pod, Moment][] = [];
   const tell = (moment: Omit<Moment, "atMs">) => void news.push(enter(pod, { atMs, ...moment }));
@@ -738,7 +741,7 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
     // The last events of every pod say 0: that is kubelet's own delete, of a pod whose containers have ended.
     const seconds = metadata.deletionGracePeriodSeconds ?? 0;
     pod.forced = seconds === 0 && statuses.some(({ state }) => state?.running !== undefined);
-    pod.graceMs = seconds * 1000;
+    if (seconds > 0 || pod.forced) pod.graceMs = seconds * 1000;
     const target = holds("DisruptionTarget");
     const why = target?.status === "True" && target.reason ? ` (${target.reason})` : "";
     tell({ kind: "deleted", text: `deleted${why}, ${seconds}s of grace` });
@@ -748,6 +751,7 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
     for (const exit of [lastState?.terminated, state?.terminated]) {
       if (exit?.containerID === undefined || cluster.exits.has(exit.containerID)) continue;
       cluster.exits.add(exit.containerID);
+      if (cluster.exits.size > 2 * KEPT_PODS) cluster.exits.delete(cluster.exits.values().next().value!);
       // With a deletion the main container's end counts, which may not be the first; without one, any of them may cut.
       if (when(pod, "deleted") && name !== main?.name) continue;
       const { exitCode: code, reason = "" } = exit;
@@ -829,16 +833,19 @@ export function readyEndpoints({ slices, pods }: Cluster, service: string): numb
 const EVENT_LAG_MS = 5000;
 
 /** The pod that held a handover's session: the one that the server named, else the one that was ending when it ended. */
-export function podOf(cluster: Cluster, { from, openedMs, endedMs }: Handover): Pod | undefined {
+export function podOf(cluster: Cluster, { from, dialect, openedMs, endedMs }: Handover): Pod | undefined {
   if (endedMs === null) return undefined;
   const pods = [...cluster.pods.values()];
   const named = pods.filter((pod) => pod.name === from && (when(pod, "gone")?.atMs ?? Infinity) > (openedMs ?? 0));
-  if (named.length > 0) return named[0];
+  if (named.length > 0 || dialect === "v1") return named[0];
   const distance = (pod: Pod) => {
-    const end = exitOf(pod, openedMs, endedMs) ?? when(pod, "gone");
+    const gone = when(pod, "gone");
+    const end = exitOf(pod, openedMs, endedMs) ?? gone;
     const begun = when(pod, "deleted") ?? end;
     if (begun === undefined || begun.atMs > endedMs + EVENT_LAG_MS) return Infinity;
-    return end === undefined ? EVENT_LAG_MS : Math.abs(end.atMs - endedMs);
+    if (gone !== undefined && gone.atMs <= (openedMs ?? 0)) return Infinity;
+    // Whose end is still to be seen may be the nearest.
+    return end === undefined ? -1 : Math.abs(end.atMs - endedMs);
   };
   const nearest = pods.sort((a, b) => distance(a) - distance(b))[0];
   // A session may outlive its pod by the silence that it takes to notice.
@@ -896,7 +903,7 @@ export function diagnose(handover: Handover, pod: Pod | undefined): { cause: Cau
     const limit = pod.memoryLimit === null ? "" : `, the limit is ${pod.memoryLimit}`;
     return because("OOM_KILLED", `${exit.text}${limit}, restart ${pod.restarts}`);
   }
-  if (exit !== undefined && (deleted === undefined || exit.atMs < deleted.atMs)) {
+  if (exit !== undefined && (moment === undefined || exit.atMs < moment.atMs)) {
     return because("CRASHED", `${exit.text} without a deletion, restart ${pod.restarts}`);
   }
   if (deleted === undefined) return because("NO_POD_EVENT", `${pod.name} was neither deleted nor restarted`);
