@@ -925,7 +925,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         });
         let scaled = true; // until the API says no
         await scale(replicas, replicas - 1).catch((problem) => {
-          if (problem instanceof ApiError && problem.status >= 400 && problem.status < 500) scaled = false;
+          if (problem instanceof ApiError && problem.status === 403) scaled = false;
           throw problem;
         });
       }
