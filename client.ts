@@ -413,6 +413,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     const redial = newRedial();
     if (ledger !== undefined) slot.redial = redial;
     let refused: string | undefined;
+    let refusals = 0;
     for (let attempt = ledger === undefined ? -1 : 0;; attempt++) {
       if (attempt >= 0) {
         const waitMs = backoffMs(attempt, { baseMs: settings.backoffBaseMs, capMs: settings.backoffCapMs });
@@ -424,7 +425,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       try {
         if (stopping) return undefined;
         noteDial(redial, url);
-        const session = await dial(url, slot);
+        const session = await dial(url, slot, refusals);
         noteOnEnding(session.ledger.server, redial);
         if (ledger !== undefined) slot.next = session;
         return session;
@@ -432,6 +433,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
         if (!(error instanceof DialError)) throw error;
         if (stopping) return undefined;
         refused = url;
+        if (error.kind === "401") refusals++;
         redial.failed[error.kind] = (redial.failed[error.kind] ?? 0) + 1;
         failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
         if (error.metNobody) noteOnEnding(undefined, redial);
@@ -504,8 +506,8 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 
   // ---- A session's life
 
-  /** Opens a connection, for a slot or (without one) as a probe. Resolves at HELLO, plain at the upgrade; rejects with `DialError`. */
-  function dial(url: string, slot?: Slot): Promise<Session> {
+  /** Opens a connection, for a slot or (without one) as a probe. Resolves at HELLO, plain at the upgrade; rejects with `DialError`. After a 401 (`refusals`) it is the token before: servers may get the new one later than we. */
+  function dial(url: string, slot?: Slot, refusals = 0): Promise<Session> {
     const opening = deferred<Session>();
     const alive = deferred<void>();
     const noticed = deferred<void>();
@@ -515,7 +517,11 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       maxPayload: MAX_MESSAGE_BYTES,
       closeTimeout: CLOSE_TIMEOUT_MS,
       ...security.tls,
-      headers: { ...slot === undefined && { [PROBE_HEADER]: "1" }, ...security.headers },
+      headers: {
+        ...slot === undefined && { [PROBE_HEADER]: "1" },
+        ...security.tokens.length > 0 &&
+          { authorization: `Bearer ${security.tokens[refusals % security.tokens.length]}` },
+      },
     };
     const ws = new WebSocket(url, settings.dialect === "plain" ? [] : [SUBPROTOCOL], options);
     const session: Session = {
@@ -1153,9 +1159,9 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
 }
 
 /** What proves who we are and who the server is, as the files have it now. */
-function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptions; headers: Record<string, string> } {
+function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptions; tokens: string[] } {
   const { tlsCa, tlsCert, tlsKey, tokenFile } = settings;
-  const security = { tls: { minVersion: "TLSv1.2" } as SecureContextOptions, headers: {} };
+  const security = { tls: { minVersion: "TLSv1.2" } as SecureContextOptions, tokens: [] as string[] };
   const refused = (file: string) => (message: string) =>
     log.line("tls-refused", `${message}: the old one stays`, { file }, "error");
   if (tlsCa !== "") {
@@ -1171,7 +1177,7 @@ function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptio
     }, refused(tlsCert));
   }
   if (tokenFile !== "") {
-    const use = ([text]: string[]) => void (security.headers = { authorization: `Bearer ${parseToken(text!)}` });
+    const use = ([text]: string[]) => void (security.tokens = [parseToken(text!), ...security.tokens].slice(0, 2));
     const stays = (message: string) =>
       log.line("token-refused", `${message}: the old one stays`, { file: tokenFile }, "error");
     followFiles({ "token-file": tokenFile }, use, stays);
