@@ -1177,7 +1177,10 @@ function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptio
     }, refused(tlsCert));
   }
   if (tokenFile !== "") {
-    const use = ([text]: string[]) => void (security.tokens = [parseToken(text!), ...security.tokens].slice(0, 2));
+    const use = ([text]: string[]) => {
+      security.tokens = [parseToken(text!), ...security.tokens].slice(0, 2);
+      log.line("token-loaded", tokenFile, { file: tokenFile });
+    };
     const stays = (message: string) =>
       log.line("token-refused", `${message}: the old one stays`, { file: tokenFile }, "error");
     followFiles({ "token-file": tokenFile }, use, stays);

@@ -365,6 +365,28 @@ describe("a token", { concurrency: 4 }, () => {
     }
   });
 
+  it("that only the client has as yet is no obstacle: it tries the one before", async (t) => {
+    const file = write(t, "old");
+    const flags = [`--token-file=${write(t, "old")}`, "--remaining=1", "--remaining-interval=20"];
+    const servers = await Promise.all([startServer(t, ...flags), startServer(t, ...flags, "--name=server-2")]);
+    const urls = servers.map(({ url }) => `--url=${url}`);
+    const client = startClient(
+      t,
+      ...urls,
+      `--token-file=${file}`,
+      "--interval=100",
+      "--handovers=1",
+      "--backoff-cap=50",
+    );
+    await client.line(/steady/);
+    const loads = () => client.lines.filter((line) => line.includes("token-loaded")).length;
+    replace(file, "new");
+    while (loads() < 2) await client.line(/./).then(() => new Promise(setImmediate));
+    servers[0]!.child.kill("SIGTERM");
+    const { verdict, handovers } = await client.result;
+    assert.deepEqual([verdict, handovers[0]!.failedDials], ["PASS", { "401": 1 }]);
+  });
+
   it("that is wrong ends the client with exit 2, and a word on why", async (t) => {
     const server = await startServer(t, `--token-file=${write(t, "right")}`);
     const file = write(t, "wrong");
