@@ -384,7 +384,7 @@ describe("a token", { concurrency: 4 }, () => {
     while (loads() < 2) await client.line(/./).then(() => new Promise(setImmediate));
     servers[0]!.child.kill("SIGTERM");
     const { verdict, handovers } = await client.result;
-    assert.deepEqual([verdict, handovers[0]!.failedDials], ["PASS", { "401": 1 }]);
+    assert.deepEqual([verdict, handovers[0]!.failedDials["401"]], ["PASS", 1]);
   });
 
   it("that is wrong ends the client with exit 2, and a word on why", async (t) => {
