@@ -155,9 +155,9 @@ export interface Result {
   startedAt: string;
   durationMs: number;
   sessions: { wanted: number; connected: number; byServer: Record<string, number> };
-  /** Those that are open, and the handovers that are on their way (times since the client's start); the first 50. */
+  /** Those that are open, and the handovers that are on their way (times since the client's start); of more than 50 a sample. */
   open: { slot: number; server: string; openedMs: number }[];
-  inFlight: { slot: number; from: string; toldMs: number | null; endedMs: number | null }[];
+  inFlight: { slot: number; from: string; openedMs: number | null; toldMs: number | null; endedMs: number | null }[];
   messages: { received: number; sent: number; lost: number; duplicated: number; reordered: number; resent: number };
   counts: { graceful: number; failed: number; unfinished: number };
   symptoms: Partial<Record<Symptom, SymptomCount>>;
@@ -269,6 +269,7 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
   let fatal: string | undefined;
 
   const sinceStart = () => Math.round((performance.now() - origin) * 10) / 10;
+  const since = (at: number | undefined) => at === undefined ? null : Math.round((at - origin) * 10) / 10;
   const judged = () => counts.graceful + counts.failed;
   const isOpen = (session: Session | undefined) => session !== undefined && open.has(session);
   const connected = () => slots.filter(({ current, next }) => isOpen(current) || isOpen(next)).length;
@@ -1082,14 +1083,19 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       startedAt,
       durationMs,
       sessions: { wanted: slots.length, connected: connected(), byServer: countServers() },
-      open: slots.filter(({ current }) => isOpen(current)).slice(0, SHOWN_SESSIONS).map(({ number, current }) => {
+      open: sample(slots.filter(({ current }) => isOpen(current))).map(({ number, current }) => {
         const { server, openedAt } = current!.ledger;
-        return { slot: number, server, openedMs: Math.round(openedAt! - origin) };
+        return { slot: number, server, openedMs: since(openedAt)! };
       }),
-      inFlight: slots.filter(({ current }) => current?.ending).slice(0, SHOWN_SESSIONS).map(({ number, current }) => {
-        const { server, noticeAt, endedAt } = current!.ledger;
-        const since = (at: number | undefined) => at === undefined ? null : Math.round(at - origin);
-        return { slot: number, from: server, toldMs: since(noticeAt), endedMs: since(endedAt) };
+      inFlight: sample(slots.filter(({ current }) => current?.ending)).map(({ number, current }) => {
+        const { server, openedAt, noticeAt, endedAt } = current!.ledger;
+        return {
+          slot: number,
+          from: server,
+          openedMs: since(openedAt),
+          toldMs: since(noticeAt),
+          endedMs: since(endedAt),
+        };
       }),
       messages: { ...messages },
       counts: { ...counts },
@@ -1557,21 +1563,18 @@ function securityHeaders(page: string): Record<string, string> {
 
 /** What of a handover the picture needs: one row of numbers for each, since there may be thousands. */
 const ROW_FIELDS = [
-  ...["slot", "from", "to", "openedMs", "endedMs", "noticeMs", "drainMs"],
+  ...["slot", "from", "to", "openedMs", "endedMs", "lastDataMs", "noticeMs", "drainMs"],
   ...["reconnectMs", "forcedMs", "silenceMs", "verdict", "symptom"],
 ];
 
 /** The result as the page reads it: a few handovers in full, all as rows, and the advice; JSON that may stand in HTML. */
 export function pageData(result: Result, running = false): string {
-  const servers: string[] = [];
-  const symptoms: string[] = [];
-  const places = new Map<string, number>();
-  const place = (names: string[], name: string | null): number | null => {
+  const servers = new Map<string, number>();
+  const symptoms = new Map<string, number>();
+  const place = (names: Map<string, number>, name: string | null): number | null => {
     if (name === null) return null;
-    const known = places.get(name);
-    if (known !== undefined) return known;
-    places.set(name, names.push(name) - 1);
-    return names.length - 1;
+    if (!names.has(name)) names.set(name, names.size);
+    return names.get(name)!;
   };
   const verdicts = ["graceful", "failed", "unfinished"];
   const values = result.handovers.map((handover) => [
@@ -1580,6 +1583,7 @@ export function pageData(result: Result, running = false): string {
     place(servers, handover.to),
     handover.openedMs,
     handover.endedMs,
+    handover.lastDataMs,
     handover.noticeMs,
     handover.drainMs,
     handover.reconnectMs,
@@ -1590,15 +1594,12 @@ export function pageData(result: Result, running = false): string {
   ]);
   const failed = result.handovers.filter(({ verdict }) => verdict === "failed");
   const others = result.handovers.filter(({ verdict }) => verdict !== "failed");
-  const remedies = Object.entries(REMEDIES).map(([name, [meaning, remedy]]) =>
-    [name, [meaning, typeof remedy === "string" ? remedy : `it may be ${remedy.join(", ")}`]] as const
-  );
   const data = {
     ...result,
     running,
     handovers: [...failed, ...others].slice(0, SHOWN_HANDOVERS),
-    rows: { servers, symptoms, fields: ROW_FIELDS, values },
-    advice: { ...Object.fromEntries(remedies), ...CAUSES },
+    rows: { servers: [...servers.keys()], symptoms: [...symptoms.keys()], fields: ROW_FIELDS, values },
+    advice: { ...REMEDIES, ...CAUSES },
   };
   return toJson(data).replace(
     /[<\u2028\u2029]/g,
@@ -1727,6 +1728,9 @@ function renderGantt(handovers: Handover[]): string[] {
   ];
 }
 
+/** As many as a picture shows, evenly taken from all. */
+const sample = <T>(all: T[]): T[] =>
+  all.filter((_, index) => all.length <= SHOWN_SESSIONS || index % Math.ceil(all.length / SHOWN_SESSIONS) === 0);
 const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((all, one) => all + one, 0);
 const size = (ranges: readonly Range[]): number => ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
 const more = (number: number, what: string): string => number === 0 ? "" : `, ${grouped(number)} ${what}`;

@@ -394,6 +394,8 @@ export function judge(
     /** Beginning and end of the session, since the client's start. */
     openedMs: elapsed(origin, ended.openedAt),
     endedMs: elapsed(origin, ended.endedAt),
+    /** The last sign of life, since the client's start. */
+    lastDataMs: elapsed(origin, ended.lastDataAt),
     /** From SHUTDOWN to the session's end, and to CLOSE. */
     noticeMs: elapsed(ended.noticeAt, endedAt),
     drainMs: elapsed(ended.noticeAt, ended.closeAt),

@@ -244,6 +244,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     to: "pod-b",
     openedMs: 1000,
     endedMs: 3701,
+    lastDataMs: 3700,
     noticeMs: 201,
     drainMs: 200,
     remaining: { announced: 2, received: 2, intervalMs: 100 },

@@ -11,7 +11,7 @@ import process from "node:process";
 import { after, before, describe, it, type TestContext } from "node:test";
 import { pathToFileURL } from "node:url";
 import { WebSocket } from "ws";
-import type { Result } from "../client.ts";
+import { pageData, type Result } from "../client.ts";
 import { CAUSES, type Handover, type Pod, REMEDIES, type Symptom } from "../protocol.ts";
 import { run, start, startClient, startCluster, startServer } from "./helper.ts";
 
@@ -20,65 +20,18 @@ const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"].find((name) =
 );
 const skip = CHROMIUM === undefined && "there is no Chromium here: apt-get install chromium";
 
-// ---- What the client puts into the page
-
-const FIELDS = [
-  ...["slot", "from", "to", "openedMs", "endedMs", "noticeMs", "drainMs", "reconnectMs", "forcedMs", "silenceMs"],
-  ...["verdict", "symptom"],
-];
-const VERDICTS = ["graceful", "failed", "unfinished"];
-
-/** The object behind the page: the telling handovers in full, of all of them the times. */
-function toPage(result: Result) {
-  const { handovers } = result;
-  const servers = [...new Set(handovers.flatMap(({ from, to }) => to === null ? [from] : [from, to]))];
-  const symptoms = Object.keys(result.symptoms);
-  const serverIndex = new Map(servers.map((name, index) => [name, index]));
-  const values = handovers.map((handover) => {
-    const { slot, from, to, openedMs, endedMs, noticeMs, drainMs, reconnectMs, forcedMs, silenceMs } = handover;
-    return [
-      slot,
-      serverIndex.get(from)!,
-      to === null ? null : serverIndex.get(to)!,
-      ...[openedMs, endedMs, noticeMs, drainMs, reconnectMs, forcedMs, silenceMs],
-      VERDICTS.indexOf(handover.verdict),
-      handover.symptom === null ? null : symptoms.indexOf(handover.symptom),
-    ];
-  });
-  const latest = new Map(handovers.map((handover) => [handover.slot, handover]));
-  const open = [...latest.values()].flatMap(({ slot, to, endedMs, reconnectMs }) =>
-    to === null ? [] : [{ slot, server: to, openedMs: endedMs! + reconnectMs }]
-  );
-  const byServer: Record<string, number> = {};
-  for (const { server } of open) byServer[server] = (byServer[server] ?? 0) + 1;
-  const inFlight: { slot: number; from: string; toldMs: number | null; endedMs: number | null }[] = [];
-  return {
-    ...result,
-    handovers: handovers.toSorted((a, b) => Number(b.verdict === "failed") - Number(a.verdict === "failed"))
-      .slice(0, 200),
-    rows: { servers, symptoms, fields: FIELDS, values },
-    sessions: { ...result.sessions, byServer },
-    ...open.length <= 50 ? { open } : {},
-    inFlight,
-    advice: { ...REMEDIES, ...CAUSES },
-  };
-}
-type Page = ReturnType<typeof toPage>;
-
 const TEMPLATE = readFileSync("report.html", "utf8");
 const PLACE = '<script type="application/json" id="result"></script>';
 
-function embed(page: Page): string {
-  const json = JSON.stringify(page).replace(
-    /[<\u2028\u2029]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
-  return TEMPLATE.replace(PLACE, () => PLACE.replace("><", `>${json}<`));
+/** The page with a result in it, as the client writes it. */
+function embed(result: Result): string {
+  return TEMPLATE.replace(PLACE, () => PLACE.replace("><", `>${pageData(result)}<`));
 }
 
 // ---- Results
 
-const PACE = ["--grace=3", "--interval=100", "--remaining=3", "--remaining-interval=40"];
+const SERVER_PACE = ["--interval=100", "--remaining=3", "--remaining-interval=40"];
+const PACE = ["--grace=3", ...SERVER_PACE];
 
 async function rehearse(t: TestContext, ...flags: string[]): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "report-"));
@@ -111,66 +64,76 @@ function withSymptom(result: Result, symptom: Symptom): Result {
   };
 }
 
+/** The result of edited handovers: where its sessions are in the end follows from them. */
+function settled(result: Result, handovers: Handover[]): Result {
+  const latest = new Map(handovers.map((handover) => [handover.slot, handover]));
+  const open = [...latest.values()].flatMap(({ slot, to, endedMs, reconnectMs }) =>
+    to === null ? [] : [{ slot, server: to, openedMs: endedMs! + reconnectMs }]
+  );
+  return { ...result, handovers, ...whereabouts(result, open), inFlight: [] };
+}
+
+function whereabouts({ sessions }: Result, open: Result["open"]): Pick<Result, "open" | "sessions"> {
+  const byServer: Record<string, number> = {};
+  for (const { server } of open) byServer[server] = (byServer[server] ?? 0) + 1;
+  return { open: open.slice(0, 50), sessions: { ...sessions, connected: open.length, byServer } };
+}
+
 /** The same, with so many sessions; each as one of the real ones, at another time of three seconds. */
 function multiplied(result: Result, sessions: number): Result {
-  const { handovers } = result;
   const grown = Array.from({ length: sessions }, (_, index): Handover => {
-    const handover = handovers[index % handovers.length]!;
+    const handover = result.handovers[index % result.handovers.length]!;
     const shiftMs = (index * 7919 % sessions) / sessions * 3000;
-    return { ...handover, slot: index + 1, endedMs: Math.round((handover.endedMs! + shiftMs) * 10) / 10 };
+    const [endedMs, lastDataMs] = [handover.endedMs!, handover.lastDataMs!].map((ms) =>
+      Math.round((ms + shiftMs) * 10) / 10
+    );
+    return { ...handover, slot: index + 1, endedMs: endedMs!, lastDataMs: lastDataMs! };
   });
-  const times = sessions / handovers.length;
-  const counts = Object.entries(result.counts).map(([name, number]) => [name, number * times]);
+  const { sessions: { byServer, connected }, ...rest } = settled(result, grown);
+  const counts = { graceful: 0, failed: 0, unfinished: 0 };
+  for (const { verdict } of grown) counts[verdict]++;
   return {
-    ...result,
+    ...rest,
     durationMs: result.durationMs + 4000,
-    sessions: { ...result.sessions, wanted: sessions, connected: sessions },
-    counts: Object.fromEntries(counts) as Result["counts"],
-    handovers: grown,
+    sessions: { wanted: sessions, connected, byServer },
+    counts,
   };
 }
 
 /** What the client would have said of its run at a moment. */
-function asOf(page: Page, ms: number): Page {
-  const rows = page.rows.values.map((values) => {
-    const row = Object.fromEntries(FIELDS.map((field, index) => [field, values[index]])) as Record<string, number>;
-    const { slot, openedMs, endedMs, noticeMs, reconnectMs } = row;
-    const told = noticeMs === null ? null : endedMs! - noticeMs!;
+function asOf(result: Result, ms: number): Result {
+  const rows = result.handovers.map((handover) => {
+    const { slot, from, to, openedMs, endedMs, noticeMs, reconnectMs } = handover;
+    const toldMs = noticeMs === null ? null : endedMs! - noticeMs;
     return {
-      values,
-      slot: slot!,
-      from: page.rows.servers[row["from"]!]!,
-      to: page.rows.servers[row["to"]!]!,
+      handover,
+      slot,
+      from,
+      to: to!,
       openedMs: openedMs!,
-      told,
+      toldMs,
       endedMs: endedMs!,
-      backMs: endedMs! + reconnectMs!,
+      backMs: endedMs! + reconnectMs,
     };
   });
   const done = rows.filter(({ backMs }) => backMs <= ms);
-  const going = rows.filter((row) => row.backMs > ms && (row.told ?? row.endedMs) <= ms);
+  const held = rows.filter(({ endedMs }) => endedMs > ms);
   const open = [
-    ...rows.filter(({ endedMs }) => endedMs > ms).map(({ slot, from: server, openedMs }) => ({
-      slot,
-      server,
-      openedMs,
-    })),
+    ...held.map(({ slot, from: server, openedMs }) => ({ slot, server, openedMs })),
     ...done.map(({ slot, to: server, backMs: openedMs }) => ({ slot, server, openedMs })),
   ];
-  const byServer: Record<string, number> = {};
-  for (const { server } of open) byServer[server] = (byServer[server] ?? 0) + 1;
+  const going = rows.filter(({ backMs, toldMs, endedMs }) => backMs > ms && (toldMs ?? endedMs) <= ms);
   return {
-    ...page,
+    ...result,
     durationMs: ms,
     counts: { graceful: done.length, failed: 0, unfinished: 0 },
-    sessions: { ...page.sessions, connected: open.length, byServer },
-    handovers: page.handovers.filter(({ endedMs, reconnectMs }) => endedMs! + reconnectMs <= ms),
-    rows: { ...page.rows, values: done.map(({ values }) => values) },
-    open,
-    inFlight: going.map(({ slot, from, told, endedMs }) => ({
+    handovers: done.map(({ handover }) => handover),
+    ...whereabouts(result, open),
+    inFlight: going.map(({ slot, from, toldMs, endedMs }) => ({
+      openedMs: 0,
       slot,
       from,
-      toldMs: told,
+      toldMs,
       endedMs: endedMs <= ms ? endedMs : null,
     })),
   };
@@ -300,11 +263,11 @@ let chromium: Awaited<ReturnType<typeof startChromium>>;
 type Tab = Awaited<ReturnType<typeof chromium.open>>;
 
 /** Opens a saved report; whatever it complains of or asks for fails the test. */
-async function openReport(t: TestContext, page: Page, options: { width?: number; dark?: boolean } = {}) {
+async function openReport(t: TestContext, result: Result, options: { width?: number; dark?: boolean } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "report-"));
   t.after(() => rmSync(folder, { recursive: true }));
   const file = join(folder, "report.html");
-  writeFileSync(file, embed(page));
+  writeFileSync(file, embed(result));
   const tab = await chromium.open(t, options);
   const url = pathToFileURL(file).href;
   await tab.goTo(url);
@@ -361,10 +324,8 @@ function overlaps(tab: Tab): Promise<string[]> {
   })()`);
 }
 
-const AXE = skip ? "" : readFileSync("node_modules/axe-core/axe.min.js", "utf8");
-
 async function assertAccessible(tab: Tab) {
-  await tab.evaluate(`${AXE}; true`);
+  await tab.evaluate(`${readFileSync("node_modules/axe-core/axe.min.js", "utf8")}; true`);
   const violations = await tab.evaluate<
     { id: string; impact: string; nodes: { target: string[]; failureSummary: string }[] }[]
   >(
@@ -399,9 +360,20 @@ describe("the report", { skip }, () => {
   });
   after(() => chromium?.stop());
 
+  it("that the client writes draws without complaint", async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "report-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, "drill.html");
+    await rehearse(t, "--sessions=2", `--report=${file}`);
+    const tab = await chromium.open(t);
+    await tab.goTo(pathToFileURL(file).href);
+    assert.match(await tab.text("h1"), /^PASS\s+2 handovers/);
+    assert.deepEqual(tab.complaints, []);
+  });
+
   it("of one session shows verdict, numbers, its two bars and every mark at its time", async (t) => {
     const result = await rehearse(t, "--sessions=1");
-    const tab = await openReport(t, toPage(result));
+    const tab = await openReport(t, result);
     const [handover] = result.handovers;
     assert.match(await tab.text("h1"), /^PASS\s+1 handover, 0 messages lost/);
     assert.match(await tab.text("#numbers"), /Handovers\s+1\s+1 graceful, 0 failed/);
@@ -441,7 +413,7 @@ describe("the report", { skip }, () => {
   it("of a drill shows the disruption, the pod's end and the handovers, calm time cut out, all to one scale", async (t) => {
     const result = await drill(t, "delete-graceful", ["--disrupt=delete", "--sessions=10", "--probe-interval=100"]);
     assert.equal(result.verdict, "PASS", result.summary);
-    const tab = await openReport(t, toPage(result));
+    const tab = await openReport(t, result);
     const marks = await marksOn(tab);
     const [pod] = result.pods as [Pod];
     assert.equal(marks.find(({ kind }) => kind === "disruption")!.atMs, result.disruption!.atMs);
@@ -490,7 +462,7 @@ describe("the report", { skip }, () => {
   it("of a drill whose pod was killed at its grace says so at the top", async (t) => {
     const flags = ["--disrupt=delete", "--sessions=10"];
     const result = await drill(t, "delete-sigterm-ignored", flags, "--fault=slow-drain");
-    const tab = await openReport(t, toPage(result));
+    const tab = await openReport(t, result);
     assert.match(await tab.text("h1"), /^FAIL\s+10 of 10 handovers: CUT_DURING_DRAIN ×10/);
     const answer = await tab.text("#answer");
     assert.match(answer, /CUT_DURING_DRAIN ×10[^]*SIGKILL_AT_GRACE[^]*preStop left [\d.]+s of 8s/);
@@ -523,8 +495,7 @@ describe("the report", { skip }, () => {
       const fault = REAL[symptom];
       const flags = ["--sessions=3", "--silence-timeout=1000", `--fault=${fault ?? "exit-mid-drain"}`];
       const result = await rehearse(t, ...flags);
-      const page = toPage(fault === undefined ? withSymptom(result, symptom) : result);
-      const tab = await openReport(t, page);
+      const tab = await openReport(t, fault === undefined ? withSymptom(result, symptom) : result);
       const [meaning, remedy] = REMEDIES[symptom];
       const answer = await tab.text("#answer");
       assert.ok(answer.includes(symptom) && answer.toLowerCase().includes(meaning.toLowerCase()), answer);
@@ -547,8 +518,7 @@ describe("the report", { skip }, () => {
 
   it("of 50 sessions has a bar for each, dark, on one page, at 360 px, and accessible", async (t) => {
     const result = await rehearse(t, "--sessions=50", "--spread=400");
-    const page = toPage(result);
-    const tab = await openReport(t, page, { dark: true });
+    const tab = await openReport(t, result, { dark: true });
     const bars = (await marksOn(tab)).filter(({ kind }) => kind === "session");
     assert.equal(bars.length, 100);
     const ends = bars.map(({ toMs }) => toMs);
@@ -558,7 +528,7 @@ describe("the report", { skip }, () => {
     await assertAccessible(tab);
     assert.equal(await countPages(tab), 1);
 
-    const narrow = await openReport(t, page, { width: 360 });
+    const narrow = await openReport(t, result, { width: 360 });
     await assertFits(narrow, 360);
     assert.deepEqual(await overlaps(narrow), []);
     await assertAccessible(narrow);
@@ -566,10 +536,9 @@ describe("the report", { skip }, () => {
 
   it("of 9,000 sessions has bands of their numbers, drawn at once, in less than 5 MB", async (t) => {
     const result = multiplied(await rehearse(t, "--sessions=50", "--fault=exit-mid-drain"), 9000);
-    const page = toPage(result);
-    const bytes = Buffer.byteLength(embed(page));
+    const bytes = Buffer.byteLength(embed(result));
     assert.ok(bytes < 5_000_000, `${bytes} bytes`);
-    const tab = await openReport(t, page);
+    const tab = await openReport(t, result);
     const { drawMs, readMs } = await tab.evaluate<{ drawMs: number; readMs: number }>(`(() => {
       const { domInteractive, domContentLoadedEventStart, responseEnd, domComplete } = performance.getEntriesByType("navigation")[0];
       return { drawMs: domComplete, readMs: responseEnd };
@@ -591,7 +560,7 @@ describe("the report", { skip }, () => {
     for (const share of [.2, .5, .8]) {
       const x = Math.round(1192 * share);
       const atMs = ticks[0]!.atMs + (x - ticks[0]!.x) / slope;
-      const holds = page.rows.values.filter((row) => (row[4] as number) > atMs).length;
+      const holds = result.handovers.filter(({ endedMs }) => endedMs! > atMs).length;
       const height = await tab.evaluate<number>(`(() => {
         const band = document.querySelector("#timeline path.held");
         const { y, height } = band.getBBox();
@@ -609,14 +578,14 @@ describe("the report", { skip }, () => {
     }
     await assertAccessible(tab);
     assert.equal(await countPages(tab), 1);
-    const narrow = await openReport(t, page, { width: 360 });
+    const narrow = await openReport(t, result, { width: 360 });
     await assertFits(narrow, 360);
     assert.deepEqual(await overlaps(narrow), []);
   });
 
   it("gives every mark's numbers to the pointer and to the keyboard, with one stop for Tab", async (t) => {
     const result = await rehearse(t, "--sessions=2");
-    const tab = await openReport(t, toPage(result));
+    const tab = await openReport(t, result);
     const stops = await tab.evaluate<number>(`document.querySelectorAll("#timeline [tabindex='0']").length`);
     assert.equal(stops, 1);
     await tab.press("Tab");
@@ -664,8 +633,8 @@ describe("the report", { skip }, () => {
       to: rename(handover.to!),
       failedDials: { [hostile]: 2 },
     }));
-    const page = toPage({
-      ...result,
+    const hostileResult: Result = {
+      ...settled(result, handovers),
       verdict: "FAIL",
       summary: `FAIL  ${hostile}`,
       failure: hostile,
@@ -687,10 +656,9 @@ describe("the report", { skip }, () => {
       settings: { ...result.settings, targetSelector: hostile, url: [hostile] },
       version: hostile,
       startedAt: hostile,
-      handovers,
-    });
+    };
     for (const width of [1280, 360]) {
-      const tab = await openReport(t, page, { width });
+      const tab = await openReport(t, hostileResult, { width });
       assert.match(await tab.evaluate("document.title"), /^FAIL · CUT_DURING_DRAIN/);
       assert.equal(await tab.evaluate(`document.querySelectorAll("img, iframe, a, script:not(#result)").length`), 1);
       assert.equal(
@@ -721,18 +689,18 @@ describe("the report", { skip }, () => {
     const later = (handover: Handover, hours: number): Handover => ({
       ...handover,
       endedMs: handover.endedMs! + hours * HOUR_MS,
+      lastDataMs: handover.lastDataMs! + hours * HOUR_MS,
       openedMs: handover.openedMs! + hours * HOUR_MS,
       ...hours === 2 ? { verdict: "failed" as const, symptom: "NO_NOTICE" as const } : {},
     });
-    const page = toPage({
-      ...result,
+    const handovers = [0, 1, 2, 3].flatMap((hours) => result.handovers.map((handover) => later(handover, hours)));
+    const tab = await openReport(t, {
+      ...settled(result, handovers),
       verdict: "FAIL",
       durationMs: 5 * HOUR_MS,
       counts: { graceful: 6, failed: 2, unfinished: 0 },
       symptoms: { NO_NOTICE: { count: 2, servers: ["server-1"], causes: {} } },
-      handovers: [0, 1, 2, 3].flatMap((hours) => result.handovers.map((handover) => later(handover, hours))),
     });
-    const tab = await openReport(t, page);
     assert.match(
       await tab.text("#scope"),
       /Something happened at 4 separate times; this is the last of them with a failure, with 2 of 8 handovers/,
@@ -749,18 +717,18 @@ describe("the report", { skip }, () => {
       from: `gateway-5c49c9685b-${index + 10}old`,
       to: `gateway-6b9d7f5c44-${index % 7}new`,
       endedMs: handover.endedMs! + 500 * index,
+      lastDataMs: handover.lastDataMs! + 500 * index,
       ...index === 33 ? { verdict: "failed" as const, symptom: "NO_NOTICE" as const } : {},
     }));
-    const page = toPage({
-      ...result,
+    const rollout: Result = {
+      ...settled(result, handovers),
       verdict: "FAIL",
       durationMs: result.durationMs + 20_000,
       counts: { graceful: 39, failed: 1, unfinished: 0 },
       symptoms: { NO_NOTICE: { count: 1, servers: [handovers[33]!.from], causes: {} } },
-      handovers,
-    });
+    };
     for (const width of [1280, 360]) {
-      const tab = await openReport(t, page, { width });
+      const tab = await openReport(t, rollout, { width });
       const lanes = await tab.evaluate<string[]>(
         `[...document.querySelectorAll("#timeline .lane-name")].map(({ textContent }) => textContent)`,
       );
@@ -784,10 +752,7 @@ describe("the report", { skip }, () => {
       "--timeout=700",
       "--handovers=2",
     );
-    const result = await client.result;
-    const open = [1, 2].map((slot) => ({ slot, server: "server-1", openedMs: 30 }));
-    const page = { ...toPage(result), open };
-    const tab = await openReport(t, { ...page, sessions: { ...page.sessions, byServer: { "server-1": 2 } } });
+    const tab = await openReport(t, await client.result);
     assert.match(await tab.text("h1"), /^FAIL\s+0 of 2 handovers happened/);
     assert.equal((await marksOn(tab)).filter(({ kind }) => kind === "session").length, 2);
     assert.match(await tab.text("#scope"), /No session has ended/);
@@ -796,7 +761,6 @@ describe("the report", { skip }, () => {
 
   it("live follows a handover under a policy that allows nothing else, and stops when the client does", async (t) => {
     const result = await rehearse(t, "--sessions=4", "--spread=300");
-    const page = toPage(result);
     const hash = (name: string) => {
       const text = new RegExp(`<${name}>([^]*?)</${name}>`).exec(TEMPLATE)![1]!;
       return `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
@@ -823,19 +787,18 @@ describe("the report", { skip }, () => {
       server.close();
       server.closeAllConnections();
     });
-    const say = (snapshot: Page, event = "message") =>
-      events!.write(`event: ${event}\ndata: ${JSON.stringify(snapshot)}\n\n`);
+    const say = (snapshot: Result, running = true) => events!.write(`data: ${pageData(snapshot, running)}\n\n`);
 
     const tab = await chromium.open(t);
     await tab.goTo(`http://127.0.0.1:${(server.address() as { port: number }).port}/`);
     await tab.wait(`document.querySelector("#live").dataset.state === "live"`);
     const told = result.handovers.map(({ endedMs, noticeMs }) => endedMs! - noticeMs!);
-    say(asOf(page, Math.min(...told) - 20));
+    say(asOf(result, Math.min(...told) - 20));
     await tab.wait(`document.querySelector("#verdict").innerText === "RUNNING"`);
     assert.equal((await marksOn(tab)).filter(({ kind }) => kind === "session").length, 4);
     // Half of the way: some have been told, some have moved.
     const middleMs = (Math.min(...told) + Math.max(...result.handovers.map(({ endedMs }) => endedMs!))) / 2;
-    say(asOf(page, middleMs));
+    say(asOf(result, middleMs));
     await tab.wait(`document.querySelector("#timeline [data-kind=told]")`);
     assert.ok((await marksOn(tab)).some(({ kind, label }) => kind === "told" && label.includes("SHUTDOWN")));
     assert.match(await tab.text("#as-of"), /^as of \d/);
@@ -847,7 +810,7 @@ describe("the report", { skip }, () => {
     const before = await tab.evaluate<string>(focus);
     assert.notEqual(before, "");
     const asOfBefore = await tab.text("#as-of");
-    say(asOf(page, middleMs + 15));
+    say(asOf(result, middleMs + 15));
     await tab.wait(`document.querySelector("#as-of").innerText !== ${JSON.stringify(asOfBefore)}`);
     assert.equal(await tab.evaluate<string>(focus), before);
 
@@ -856,7 +819,7 @@ describe("the report", { skip }, () => {
     await tab.send("Emulation.setEmulatedMedia", { features: [{ name: "prefers-reduced-motion", value: "reduce" }] });
     assert.equal(await tab.evaluate(motion), "none");
 
-    say(page, "end");
+    say(result, false);
     await tab.wait(`document.querySelector("#live").dataset.state === "ended"`);
     assert.match(await tab.text("h1"), /^PASS\s+4 handovers, 0 messages lost/);
     assert.match(await tab.text("#numbers"), /Handovers\s+4/);
@@ -864,25 +827,50 @@ describe("the report", { skip }, () => {
     assert.deepEqual(tab.complaints, []);
   });
 
-  it("live says when the client has gone without a word, and keeps the picture", async (t) => {
-    const page = toPage(await rehearse(t, "--sessions=1"));
-    const server = createServer((request, response) => {
-      if (request.url === "/events") {
-        response.writeHead(200, { "content-type": "text/event-stream" });
-        response.write(`data: ${JSON.stringify(page)}\n\n`);
-      } else response.writeHead(200, { "content-type": "text/html; charset=utf-8" }).end(TEMPLATE);
-    });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const stop = () => {
-      server.close();
-      server.closeAllConnections();
-    };
-    t.after(stop);
+  it("live, of the client itself, shows a handover within a second and ends with the same numbers", async (t) => {
+    const [first, second] = await Promise.all([
+      startServer(t, ...SERVER_PACE),
+      startServer(t, ...SERVER_PACE, "--name=server-2"),
+    ]);
+    const client = startClient(
+      t,
+      `--url=${first.url}`,
+      `--url=${second.url}`,
+      "--sessions=6",
+      "--interval=100",
+      "--handovers=6",
+    );
     const tab = await chromium.open(t);
-    await tab.goTo(`http://127.0.0.1:${(server.address() as { port: number }).port}/`);
-    await tab.wait(`document.querySelector("#timeline [data-kind=session]")`);
-    stop();
+    const admin = await client.admin();
+    await tab.goTo(`${admin}/`);
+    await client.line(/ steady /);
+    await tab.wait(`document.querySelectorAll("#timeline [data-kind=session]").length === 6`);
+    assert.equal(await tab.text("#verdict"), "RUNNING");
+    first.child.kill("SIGTERM");
+    await client.line(/ shutdown-notice /);
+    const toldAt = performance.now();
+    await tab.wait(`document.querySelector("#timeline [data-kind=told]")`);
+    assert.ok(performance.now() - toldAt < 1500, `shown after ${performance.now() - toldAt} ms`);
+    await tab.wait(`document.querySelector("#live").dataset.state === "ended"`);
+    const { handovers, summary, messages } = await client.result;
+    assert.equal((await tab.text("h1")).replace(/\s+/g, " "), summary.replace(/\s+/g, " "));
+    const numbers = await tab.text("#numbers");
+    assert.match(numbers, new RegExp(`Handovers\\s+6\\s+6 graceful, 0 failed`));
+    assert.match(numbers, new RegExp(`Messages lost\\s+${messages.lost}\\s`));
+    const marks = await marksOn(tab);
+    const ends = marks.filter(({ kind }) => kind === "session").map(({ toMs }) => toMs);
+    for (const { endedMs } of handovers) assert.ok(ends.includes(endedMs!), `no bar ends at ${endedMs}`);
+    assert.deepEqual(tab.requests.filter((url) => !url.startsWith("data:")), [`${admin}/`, `${admin}/events`]);
+    assert.deepEqual(tab.complaints, []);
+  });
+
+  it("live says when the client has gone without a word, and keeps the picture", async (t) => {
+    const server = await startServer(t, ...SERVER_PACE);
+    const client = startClient(t, `--url=${server.url}`, "--sessions=2", "--interval=100");
+    const tab = await chromium.open(t);
+    await tab.goTo(`${await client.admin()}/`);
+    await tab.wait(`document.querySelectorAll("#timeline [data-kind=session]").length === 2`);
+    client.child.kill("SIGKILL");
     await tab.wait(`document.querySelector("#live").dataset.state === "lost"`);
     assert.match(await tab.text("#live"), /does not answer: this is the last picture/);
     assert.equal((await marksOn(tab)).filter(({ kind }) => kind === "session").length, 2);
