@@ -5,6 +5,7 @@
 
 KUBECTL ?= kubectl
 DOCKER ?= docker
+CHROMIUM ?= chromium
 # local, staging or production; empty: plain deploy/.
 ENV ?=
 REPOSITORY := ghcr.io/donileongdeepernetwork/k8s-graceful-shutdown-test
@@ -242,6 +243,23 @@ k8s-filebeat:
 	@$(SECRET) filebeat filebeat-credentials --from-file=credentials.yml="$(CREDENTIALS)" | $(APPLY_SECRET)
 	@$(KUBECTL) rollout restart daemonset/filebeat -n filebeat
 .PHONY: k8s-filebeat
+
+# Watch the client in a browser: its page, live, until Ctrl-C.
+k8s-watch:
+	@echo "The picture is at http://localhost:9091 once the port is forwarded"
+	$(KUBECTL) port-forward -n $(NAMESPACE) deploy/client-deployment 9091
+.PHONY: k8s-watch
+
+# Make the README's pictures again, from real runs (takes a chromium).
+pictures: build
+	node rehearse.mjs --sessions=10 --report=pictures/pass.html
+	node rehearse.mjs --sessions=10 --report=pictures/fail.html --fault=slow-drain --grace=3; [ $$? = 1 ]
+	for name in pass fail; do \
+		$(CHROMIUM) --headless --hide-scrollbars --window-size=1200,780 --screenshot=pictures/$$name.png \
+			"file://$(CURDIR)/pictures/$$name.html" || exit 1; \
+	done
+	rm pictures/*.html
+.PHONY: pictures
 
 # Remove what was built and installed.
 clean:
