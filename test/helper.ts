@@ -5,6 +5,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import process from "node:process";
 import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
@@ -69,15 +71,11 @@ export async function run(t: TestContext, command: string[], env: Record<string,
 }
 
 /** Starts our server on free ports and waits until it listens. */
-export async function startServer(t: TestContext, ...flags: string[]) {
-  const program = start(t, [
-    process.execPath,
-    "dist/server.js",
-    "--port=0",
-    "--admin-port=0",
-    "--name=server-1",
-    ...flags,
-  ]);
+export const startServer = (t: TestContext, ...flags: string[]) => startProgram(t, "dist/server.js", ...flags);
+
+/** Starts our server, or a program that takes its flags and says as much when it listens. */
+export async function startProgram(t: TestContext, path: string, ...flags: string[]) {
+  const program = start(t, [process.execPath, path, "--port=0", "--admin-port=0", "--name=server-1", ...flags]);
   const listening = await program.line(/ listening /);
   const [, port, adminPort] = /:(\d+)\/ws, admin port (\d+)/.exec(listening)!;
   return {
@@ -212,6 +210,12 @@ export async function startNetwork(t: TestContext, port: number) {
   };
 }
 
+/** Resets a connection. Amid a shutdown it must not be: Node 20 would wait for that socket for ever at its exit. */
+function reset(socket: Socket): void {
+  if (socket.writableEnded) socket.destroy();
+  else socket.resetAndDestroy();
+}
+
 /** A loopback URL on which nobody listens. */
 export async function deadUrl(): Promise<string> {
   const server = createTcpServer().listen(0, "127.0.0.1");
@@ -225,7 +229,7 @@ export async function deadUrl(): Promise<string> {
 // ---- A cluster that plays what a real one did
 
 /** A line of a recording (test/fixtures): what a list or a watch of Kubernetes 1.36 sent, `t` ms after the disruption. */
-interface Recorded {
+export interface Recorded {
   t: number | null;
   stream?: Stream;
   list?: { metadata: { resourceVersion: string }; items: KubernetesObject[] };
@@ -240,24 +244,30 @@ export function recording(name: string): Recorded[] {
   return readFileSync(`test/fixtures/${name}.jsonl`, "utf8").trimEnd().split("\n").map((line) => JSON.parse(line));
 }
 
-/** A self-signed certificate for 127.0.0.1, or undefined where there is no openssl. */
-export function makeCertificate(folder: string): { cert: string; key: string } | undefined {
-  const [cert, key] = [`${folder}/ca.crt`, `${folder}/ca.key`];
+/** A self-signed certificate for 127.0.0.1, the same for all who ask; null where there is no openssl. */
+export function certificate(): { cert: string; key: string; file: string } | null {
+  if (made !== undefined) return made;
+  const folder = mkdtempSync(join(tmpdir(), "certificate-"));
+  process.once("exit", () => rmSync(folder, { recursive: true }));
+  const [file, key] = [join(folder, "ca.crt"), join(folder, "ca.key")];
   const curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"];
   const subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"];
-  const { status } = spawnSync("openssl", ["req", "-x509", ...curve, ...subject, "-keyout", key, "-out", cert]);
-  return status === 0 ? { cert, key } : undefined;
+  const { status } = spawnSync("openssl", ["req", "-x509", ...curve, ...subject, "-keyout", key, "-out", file]);
+  return made = status === 0 ? { cert: readFileSync(file, "utf8"), key: readFileSync(key, "utf8"), file } : null;
 }
+let made: ReturnType<typeof certificate> | undefined;
 
 /** A request that the API server got, and what it answers instead of what it would by itself. */
 export interface ApiRequest {
   method: string;
   path: string;
   query: URLSearchParams;
+  contentType: string | undefined;
   body: unknown;
   atMs: number;
 }
-type Answer = { status: number; body: unknown; headers?: Record<string, string> } | undefined;
+/** A `body` of text is sent as it is. */
+export type Answer = { status: number; body: unknown; headers?: Record<string, string> } | undefined;
 
 /**
  * A cluster for one client: an API server that plays a recording once its disruption is asked for, a server process for
@@ -265,69 +275,71 @@ type Answer = { status: number; body: unknown; headers?: Record<string, string> 
  */
 export async function startCluster(
   t: TestContext,
-  name: string,
-  options: { flags?: string[]; answer?: (request: ApiRequest) => Answer } = {},
+  recorded: string | Recorded[],
+  options: {
+    /** What the pods run, and the victim's flags. */
+    program?: string;
+    flags?: string[];
+    /** The API server's word instead of its usual one; it waits for a promise. */
+    answer?: (request: ApiRequest) => Answer | Promise<Answer>;
+    /** Called for every connection to the Service, counted from 0; a connection waits for a promise. */
+    admit?: (index: number) => void | Promise<void>;
+  } = {},
 ) {
-  const lines = recording(name);
+  const lines = typeof recorded === "string" ? recording(recorded) : recorded;
   const folder = mkdtempSync("dist/cluster-");
   t.after(() => rmSync(folder, { recursive: true }));
-  const certificate = makeCertificate(folder)!;
   writeFileSync(`${folder}/namespace`, "rec");
   writeFileSync(`${folder}/token`, "first");
 
   // The state that a list shows, and every event so far, by stream.
-  const lists = { pods: new Map<string, KubernetesObject>(), endpointslices: new Map(), events: new Map() };
+  const lists: Record<Stream, Map<string, KubernetesObject>> = {
+    pods: new Map(),
+    endpointslices: new Map(),
+    events: new Map(),
+  };
   const past: Record<Stream, Recorded[]> = { pods: [], endpointslices: [], events: [] };
   for (const { stream, list } of lines) {
     for (const item of list?.items ?? []) lists[stream!].set(item.metadata.uid, item);
   }
   const victim = lines.find(({ command }) => command !== undefined)!.pod!;
+  const deployment = { spec: { replicas: 2, paused: false } };
   const requests: ApiRequest[] = [];
   const watches = new Set<{ stream: Stream; response: ServerResponse }>();
   const timers = new Set<NodeJS.Timeout>();
   t.after(() => timers.forEach(clearTimeout));
   const at = (ms: number, action: () => void) => void timers.add(setTimeout(action, ms));
-
-  // Every pod of the recording has its process from the start; the Service finds it when its endpoint is ready.
-  const objects = lines.filter(({ stream, object }) => stream === "pods" && object !== undefined).map(({ object }) =>
-    object!
-  );
-  const names = new Set([...lists.pods.values(), ...objects].map(({ metadata }) => metadata.name));
   let playing = false;
   let over = false;
   t.after(() => over = true);
+
+  // ---- Pods: those of the list run from the first connection on, the others once they are there
+
+  type Pod = Awaited<ReturnType<typeof startServer>>;
+  const pods = new Map<string, Promise<Pod>>();
   const pace = ["--interval=50", "--remaining=2", "--remaining-interval=20"];
-  const servers = new Map<string, Awaited<ReturnType<typeof startServer>>>();
-  const runPod = async (name: string, ...flags: string[]) =>
-    servers.set(name, await startServer(t, ...pace, `--name=${name}`, ...flags));
-  await Promise.all([...names].map((name) => runPod(name, ...name === victim ? options.flags ?? [] : [])));
-  const victimProcess = servers.get(victim)!;
-  // A crash, when it comes: kubelet starts the container anew, and the recording of that is played.
-  victimProcess.child.once("exit", () => {
+  /** The process of a pod, started if need be. */
+  function pod(name: string): Promise<Pod> {
+    const known = pods.get(name);
+    if (known !== undefined) return known;
+    const flags = [...pace, `--name=${name}`, ...name === victim && !playing ? options.flags ?? [] : []];
+    const started = startProgram(t, options.program ?? "dist/server.js", ...flags);
+    pods.set(name, started);
+    started.catch(() => {}); // the test is over before it listens
+    // A crash, when it comes: kubelet starts the container anew, and the recording of that is played.
+    if (name === victim) void started.then(({ child }) => child.once("exit", onVictimExit), () => {});
+    return started;
+  }
+  function onVictimExit(): void {
     if (playing || over) return;
-    void runPod(victim);
     play();
-  });
-
-  /** What kube-proxy does: a ready endpoint, else one that terminates and serves; the victim first, as session 1's place. */
-  const route = (): number | undefined => {
-    const endpoints = [...lists.endpointslices.values()].flatMap(({ endpoints }) => endpoints ?? []);
-    const ready = endpoints.filter(({ conditions }) => conditions.ready);
-    const choice = ready.length > 0 ? ready : endpoints.filter(({ conditions }) => conditions.serving);
-    const chosen = choice.find(({ targetRef }) => targetRef.name === victim) ?? choice[0];
-    return chosen && servers.get(chosen.targetRef.name)!.port;
-  };
-  const service = createTcpServer((near) => {
-    const port = route();
-    if (port === undefined) return near.resetAndDestroy();
-    const far = connectTcp({ port, host: "127.0.0.1" });
-    near.pipe(far).pipe(near);
-    for (const [one, other] of [[near, far], [far, near]] as const) one.on("error", () => other.resetAndDestroy());
-  });
-  service.listen(0, "127.0.0.1");
-  await once(service, "listening");
-  t.after(() => service.close());
-
+    pods.delete(victim);
+    void pod(victim);
+  }
+  function signal(name: string, signal: NodeJS.Signals): void {
+    pods.get(name)?.then(({ child }) => child.kill(signal), () => {});
+  }
+  /** Does to the pods what the recording tells of them, and tells it. */
   function play(): void {
     if (playing) return;
     playing = true;
@@ -336,14 +348,63 @@ export async function startCluster(
       const { t, stream, type, object } = line;
       if (t === null || stream === undefined || type === undefined) continue;
       at(t, () => publish(line));
+      if (stream !== "pods") continue;
       const { name, deletionTimestamp, deletionGracePeriodSeconds: grace } = object!.metadata;
-      if (stream !== "pods" || deletionTimestamp === undefined || ending.has(name)) continue;
+      if (type === "ADDED") at(t, () => void pod(name));
+      if (deletionTimestamp === undefined || ending.has(name)) continue;
       ending.add(name);
-      // preStop.sleep is 2 s; of a forced deletion's grace of 0 kubelet makes 2 s.
-      at(t + (grace === 0 ? 0 : 2000), () => servers.get(name)!.child.kill("SIGTERM"));
-      at(t + (grace === 0 ? 2000 : grace! * 1000), () => servers.get(name)!.child.kill("SIGKILL"));
+      const preStop = object!.spec!.containers[0]!.lifecycle?.preStop?.sleep?.seconds ?? 0;
+      // Of a forced deletion's grace of 0 kubelet makes 2 s.
+      at(t + (grace === 0 ? 0 : preStop * 1000), () => signal(name, "SIGTERM"));
+      at(t + (grace || 2) * 1000, () => signal(name, "SIGKILL"));
     }
   }
+
+  // ---- The Service
+
+  const connections = new Set<Socket>();
+  let turn = 0;
+  let admitted = 0;
+  const state = {
+    /** Whether sessions go to the pods in turn; else to the victim, as long as it is ready. */
+    inTurn: false,
+    /** A pod to which new connections go, whatever the endpoints say. */
+    pinned: undefined as string | undefined,
+  };
+  const podNames = new Map(
+    lines.flatMap(({ list, object }) => [...list?.items ?? [], ...object ? [object] : []])
+      .map(({ metadata }) => [metadata.uid, metadata.name]),
+  );
+  /** What kube-proxy does: a ready endpoint, else one that terminates and serves. */
+  function route(): string | undefined {
+    const endpoints = [...lists.endpointslices.values()].flatMap(({ endpoints }) => endpoints ?? []);
+    const ready = endpoints.filter(({ conditions }) => conditions!.ready);
+    const choice = ready.length > 0 ? ready : endpoints.filter(({ conditions }) => conditions!.serving);
+    const names = choice.map(({ targetRef }) => podNames.get(targetRef!.uid!)!);
+    if (state.pinned !== undefined) return state.pinned;
+    if (state.inTurn) return names[turn++ % names.length];
+    return names.includes(victim) ? victim : names[0];
+  }
+  async function onConnection(near: Socket): Promise<void> {
+    near.on("error", () => {});
+    const name = route();
+    if (name === undefined || over) return reset(near);
+    await options.admit?.(admitted++);
+    for (const { metadata } of lists.pods.values()) void pod(metadata.name);
+    const { port } = await pod(name);
+    const far = connectTcp({ port, host: "127.0.0.1" });
+    connections.add(near);
+    near.pipe(far).pipe(near);
+    near.on("error", () => reset(far)).on("close", () => connections.delete(near));
+    far.on("error", () => reset(near));
+  }
+  const service = createTcpServer((near) => void onConnection(near).catch(() => near.destroy()));
+  service.listen(0, "127.0.0.1");
+  await once(service, "listening");
+  t.after(() => service.close());
+
+  // ---- The API server
+
   function publish(line: Recorded): void {
     const { stream, type, object } = line;
     if (type === "DELETED") lists[stream!].delete(object!.metadata.uid);
@@ -353,15 +414,15 @@ export async function startCluster(
       if (watch.stream === stream) watch.response.write(`${JSON.stringify({ type, object })}\n`);
     }
   }
-  const version = () => {
+  /** The latest of all versions, as a list has it. */
+  function version(): string {
     const seen = Object.values(past).flat().map(({ object }) => Number(object!.metadata.resourceVersion));
     return String(Math.max(...seen, ...lines.map(({ list }) => Number(list?.metadata.resourceVersion ?? 0))));
-  };
+  }
+  const status = (code: number, message: string): Answer => ({ status: code, body: { kind: "Status", code, message } });
 
-  const api = createHttpsServer(
-    { cert: readFileSync(certificate.cert), key: readFileSync(certificate.key) },
-    onRequest,
-  );
+  const { cert, key, file: caFile } = certificate()!;
+  const api = createHttpsServer({ cert, key }, (request, response) => void onRequest(request, response));
   api.listen(0, "127.0.0.1");
   await once(api, "listening");
   t.after(() => {
@@ -369,68 +430,89 @@ export async function startCluster(
     api.closeAllConnections();
   });
   async function onRequest(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { pathname, searchParams } = new URL(request.url!, "https://api");
+    const { pathname: path, searchParams: query } = new URL(request.url!, "https://api");
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk);
     const text = Buffer.concat(chunks).toString();
-    const asked = {
-      method: request.method!,
-      path: pathname,
-      query: searchParams,
-      body: text === "" ? undefined : JSON.parse(text),
-      atMs: performance.now(),
-    };
+    const body = text === "" ? undefined : JSON.parse(text);
+    const contentType = request.headers["content-type"];
+    const asked = { method: request.method!, path, query, contentType, body, atMs: performance.now() };
     requests.push(asked);
-    const stream = pathname.split("/").at(-1) as Stream;
     const allowed = request.headers.authorization === `Bearer ${readFileSync(`${folder}/token`, "utf8")}`;
-    const answer: Answer = !allowed
-      ? { status: 401, body: { kind: "Status", message: "Unauthorized" } }
-      : options.answer?.(asked);
+    const answer = !allowed ? status(401, "Unauthorized") : await options.answer?.(asked) ?? usualAnswer(asked);
     if (answer !== undefined) {
       response.writeHead(answer.status, { "content-type": "application/json", ...answer.headers });
-      return void response.end(JSON.stringify(answer.body));
+      return void response.end(typeof answer.body === "string" ? answer.body : `${JSON.stringify(answer.body)}\n`);
     }
-    if (asked.method === "GET" && searchParams.has("watch")) {
-      response.writeHead(200, { "content-type": "application/json" });
-      response.flushHeaders();
-      const since = Number(searchParams.get("resourceVersion"));
-      for (const { type, object } of past[stream]) {
-        if (Number(object!.metadata.resourceVersion) > since) response.write(`${JSON.stringify({ type, object })}\n`);
-      }
-      const watch = { stream, response };
-      watches.add(watch);
-      return void response.on("close", () => watches.delete(watch));
-    }
+    const stream = path.split("/").at(-1) as Stream;
     response.writeHead(200, { "content-type": "application/json" });
-    if (asked.method === "GET" && stream in lists) {
-      const items = [...lists[stream].values()];
-      return void response.end(JSON.stringify({ metadata: { resourceVersion: version() }, items }));
+    response.flushHeaders();
+    for (const { type, object } of past[stream]) {
+      const isNew = Number(object!.metadata.resourceVersion) > Number(query.get("resourceVersion"));
+      if (isNew) response.write(`${JSON.stringify({ type, object })}\n`);
     }
-    const isDeployment = pathname.includes("/deployments/");
-    // All but notes on a pod: a delete, an eviction, a restart, a scale.
-    if (asked.method !== "GET" && !(asked.method === "PATCH" && !isDeployment)) play();
-    if (asked.method === "PATCH" && !isDeployment) {
-      annotate(pathname.split("/").at(-1)!, asked.body as KubernetesObject);
-    }
-    response.end(JSON.stringify(isDeployment ? { spec: { replicas: 2 } } : { kind: "Status", status: "Success" }));
+    const watch = { stream, response };
+    watches.add(watch);
+    response.on("close", () => watches.delete(watch));
   }
-  function annotate(name: string, { metadata: { annotations } }: KubernetesObject): void {
-    const pod = [...lists.pods.values()].find(({ metadata }) => metadata.name === name);
-    if (pod === undefined) return;
-    publish({
-      t: 0,
-      stream: "pods",
-      type: "MODIFIED",
-      object: { ...pod, metadata: { ...pod.metadata, annotations: annotations! } },
-    });
+  /** Undefined for a watch. */
+  function usualAnswer({ method, path, query, body }: ApiRequest): Answer {
+    const [resource, name, subresource] = path.split("/").slice(path.split("/").indexOf("rec") + 1);
+    if (method === "GET" && query.has("watch")) return undefined;
+    if (method === "GET" && name === undefined) {
+      const items = [...lists[resource as Stream].values()];
+      return { status: 200, body: { metadata: { resourceVersion: version() }, items } };
+    }
+    if (resource === "deployments" && name !== "server-deployment") {
+      return status(404, `deployments.apps "${name}" not found`);
+    }
+    if (method === "GET") return { status: 200, body: deployment };
+    const known = [...lists.pods.values()].find(({ metadata }) => metadata.name === name);
+    if (resource === "pods" && known === undefined) return status(404, `pods "${name}" not found`);
+    if (resource === "pods" && method === "PATCH") annotate(known!, body as KubernetesObject);
+    else if (subresource === "scale") {
+      const [test, replace] = body as { value: number }[];
+      if (test!.value !== deployment.spec.replicas) return status(422, "the server rejected our request");
+      deployment.spec.replicas = replace!.value;
+    }
+    // All but notes on a pod: a delete, an eviction, a restart, a scale.
+    if (resource !== "pods" || method !== "PATCH") play();
+    return { status: 200, body: { kind: "Status", status: "Success" } };
+  }
+  /** A merge patch of a pod's annotations: null takes one away. */
+  function annotate(pod: KubernetesObject, { metadata: { annotations } }: KubernetesObject): void {
+    const merged = Object.entries({ ...pod.metadata.annotations, ...annotations }).filter(([, value]) =>
+      value !== null
+    );
+    const metadata = { ...pod.metadata, resourceVersion: version(), annotations: Object.fromEntries(merged) };
+    publish({ t: 0, stream: "pods", type: "MODIFIED", object: { ...pod, metadata } });
   }
 
   const env = {
     KUBERNETES_SERVICE_HOST: "127.0.0.1",
     KUBERNETES_SERVICE_PORT: String((api.address() as { port: number }).port),
-    NODE_EXTRA_CA_CERTS: certificate.cert,
+    NODE_EXTRA_CA_CERTS: caFile,
     SERVICE_ACCOUNT: folder,
     SERVER_URL: `ws://127.0.0.1:${(service.address() as { port: number }).port}/ws`,
   };
-  return { env, folder, victim, victimProcess, servers, requests, watches, publish };
+  /** Ends every connection that goes through the Service, as a proxy does. */
+  const cut = () => connections.forEach(reset);
+  return {
+    env,
+    folder,
+    victim,
+    pod,
+    state,
+    deployment,
+    lists,
+    requests,
+    watches,
+    past,
+    play,
+    playing: () => playing,
+    publish,
+    version,
+    usualAnswer,
+    cut,
+  };
 }

@@ -1,0 +1,1801 @@
+/** What a cluster shows, and what is made of it: first from recordings of a real one alone, then with real processes. */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { after, describe, it, type TestContext } from "node:test";
+// deno-fmt-ignore
+import {
+  type Cause, Cluster, diagnose, type Handover, isEvidenceComplete, judge, type KubernetesObject, Ledger, type Moment,
+  observe, observeCluster, observeMissing, type Pod, podOf, readyEndpoints, type Redial, type Rule, type SessionEvent,
+  type Symptom, wasKilledAtGrace, when,
+} from "../protocol.ts";
+import { type Result, timeline } from "../client.ts";
+// deno-fmt-ignore
+import {
+  type Answer, type ApiRequest, certificate, connect, deadUrl, type Program, type Recorded, recording, start, startCluster,
+  startServer,
+} from "./helper.ts";
+
+// ---- From the recordings alone: what a client saw of a session's end, and why it ended
+
+/** How a session ended for its client; moments in ms after the disruption. */
+interface Sight {
+  at: number;
+  how?: "fin" | "silence";
+  noticeAt?: number;
+  /** With a close frame; `said`: with CLOSE alone. */
+  closed?: boolean;
+  said?: boolean;
+  openedAt?: number;
+  dialect?: "v1" | "plain";
+  /** The pod, where it is not the victim; its name, or the end of it. */
+  from?: string;
+  /** How the way to the next session went. */
+  forcedMs?: number;
+  sameServer?: boolean;
+  readyEndpoints?: number;
+  lastOnEndingMs?: number;
+  expect?: Rule[];
+}
+
+const cut = (at: number, more: Partial<Sight> = {}): Sight => ({ at, ...more });
+const drainCut = (noticeAt: number, at: number, more: Partial<Sight> = {}): Sight => ({ at, noticeAt, ...more });
+const silent = (at: number, more: Partial<Sight> = {}): Sight => ({ at, how: "silence", ...more });
+const drained = (noticeAt: number, at: number, more: Partial<Sight> = {}): Sight => ({
+  at,
+  noticeAt,
+  closed: true,
+  ...more,
+});
+
+/** Recording (or a variant of one, below), what the client saw, and what `judge`, `podOf` and `diagnose` must make of it. */
+// deno-fmt-ignore
+const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | null, cause: Cause | `${Cause}: ${string}` | null][] = [
+  // SIGTERM comes at 2.13 s, after the preStop; exit 0 at 2.29 s.
+  ["delete-graceful", drained(2140, 2200), "drained", null, null],
+  ["delete-graceful", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 2.08s"],
+  ["delete-graceful", cut(1633), "cut just before SIGTERM could come", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 1.50s after the deletion; the pod ran on for 652ms"],
+  ["delete-graceful", cut(1634), "cut as SIGTERM could come", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
+  ["delete-graceful", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
+  ["delete-graceful", cut(2700), "cut, as it was seen, after the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
+  ["delete-graceful", drainCut(300, 400), "cut amid a drain that began in the preStop", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 266ms after the deletion; the pod ran on for 1.89s"],
+  ["delete-graceful", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.15s after the deletion, amid the drain"],
+  ["delete-graceful", drainCut(2140, 2200, { from: "jqvm8" }), "cut amid a drain of the other pod", "CUT_DURING_DRAIN", "NO_POD_EVENT: server-deployment-d45b66bb7-jqvm8 was neither deleted nor restarted"],
+  ["delete-graceful", cut(2200, { from: "stranger" }), "cut from a server that is no pod", "CUT_WITHOUT_NOTICE", null],
+  ["delete-graceful", cut(-2366), "cut just before the deletion", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 0ms after the deletion; the pod ran on for 4.65s"],
+  ["delete-graceful", cut(-2367), "cut before the deletion", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"],
+  ["delete-graceful", { at: 2200, closed: true }, "closed without a notice", "NO_NOTICE", null],
+  // SIGKILL at 8.14 s, where the grace ends; its exit is seen at 8.29 s.
+  ["delete-sigterm-ignored", cut(8200), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", drainCut(2150, 8200), "cut after a notice", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE: drain needs 10.0s, preStop left 5.99s of 8s"],
+  ["delete-sigterm-ignored", drainCut(5150, 8200), "cut after a later notice", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE: drain needs 10.0s, preStop left 2.99s of 8s"],
+  ["delete-sigterm-ignored", silent(8200), "silent at the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", silent(12_500), "silent, and given up after the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", silent(4000), "silent, and given up long before the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", silent(8200, { noticeAt: 2150 }), "silent amid the drain", "STALLED", "SIGKILL_AT_GRACE: drain needs 10.0s, preStop left 5.99s of 8s"],
+  ["delete-sigterm-ignored", cut(5288), "cut 3 s before the exit", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", cut(5287), "cut more than 3 s before the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 5.15s after the deletion; the pod ran on for 3.00s"],
+  ["delete-sigterm-ignored", drainCut(2150, 5200), "cut amid the drain, long before the exit", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 5.06s after the deletion; the pod ran on for 3.09s"],
+  ["delete-sigterm-ignored", cut(8200, { from: "gvlgx" }), "cut from the other pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-5c49c9685b-gvlgx was neither deleted nor restarted"],
+  ["killed 1.01 s before its grace is over", cut(7050), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 137 (Error) 6.99s after the deletion"],
+  ["killed 1.01 s before its grace is over", drainCut(2150, 7050), "cut after a notice", "CUT_DURING_DRAIN", "CRASHED: exit 137 (Error) 6.99s after the deletion, before its grace of 8s was over"],
+  ["killed 1 s before its grace is over", cut(7050), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["with a grace of 60 s", cut(60_200), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 1m00s of grace"],
+  // Exit 3 at 2.27 s, right after the preStop.
+  ["delete-exit-3", cut(2200), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
+  ["delete-exit-3", drainCut(2130, 2200), "cut after a notice", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 3 (Error) 2.15s after the deletion, amid the drain"],
+  ["delete-exit-3", silent(3500), "silent", "STALLED", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
+  ["without preStop", drainCut(1000, 1271), "cut amid the drain, 1 s before the exit", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 1.15s after the deletion; the pod ran on for 1.00s"],
+  ["without preStop", drainCut(1000, 1272), "cut amid the drain, less than 1 s before the exit", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 3 (Error) 2.15s after the deletion, amid the drain"],
+  ["without preStop", cut(130), "cut at the deletion", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
+  ["without the exit", cut(2200), "cut without a notice, and nobody saw the exit", "CUT_WITHOUT_NOTICE", null],
+  ["without the exit", cut(200), "cut before SIGTERM, and nobody saw the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT"],
+  ["without an end", cut(200), "cut before SIGTERM, and the pod is still there", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 81ms after the deletion; the pod was still running when its grace was over"],
+  ["force-delete", cut(2100), "cut without a notice", "CUT_WITHOUT_NOTICE", "FORCE_DELETED: deleted with a grace of 0"],
+  ["force-delete", drainCut(160, 2100), "cut amid the drain", "CUT_DURING_DRAIN", "FORCE_DELETED: deleted with a grace of 0"],
+  ["force-delete", silent(12_000), "silent", "STALLED", "FORCE_DELETED: deleted with a grace of 0"],
+  ["force-delete", drained(160, 400), "drained", null, null],
+  ["evict", drained(2140, 2200), "drained", null, null],
+  ["evict", cut(2200), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.13s after the deletion"],
+  ["rollout-restart", drained(3340, 3400, { from: "l5hpj" }), "drained by the first pod", null, null],
+  ["rollout-restart", cut(3400, { from: "l5hpj" }), "cut from the first pod", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.14s after the deletion"],
+  ["rollout-restart", cut(4400, { from: "jqvm8" }), "cut from the second pod", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.13s after the deletion"],
+  ["rollout-restart", cut(4400, { from: "p5npp", openedAt: 3500 }), "cut from a new pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-p5npp was neither deleted nor restarted"],
+  ["scale-in", drained(2190, 2250), "drained", null, null],
+  ["scale-in", cut(2250, { from: "p5npp" }), "cut from the pod that stays", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-p5npp was neither deleted nor restarted"],
+  // Killed at 0; the exit is seen at 0.82 s.
+  ["crash-sigkill", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
+  ["crash-sigkill", drainCut(-60, 5), "cut after a notice", "CUT_DURING_DRAIN", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
+  ["crash-sigkill", cut(-4180), "cut 5 s before the exit was seen", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
+  ["crash-sigkill", cut(-4181), "cut more than 5 s before the exit was seen", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-fh84f was neither deleted nor restarted"],
+  ["crash-sigkill", cut(5, { from: "nwdvw" }), "cut from the other pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-nwdvw was neither deleted nor restarted"],
+  ["crash-sigkill", cut(1500, { openedAt: 1000 }), "cut from the restarted pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-fh84f was neither deleted nor restarted"],
+  ["out of memory", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "OOM_KILLED: exit 137 (OOMKilled), the limit is 128Mi, restart 1"],
+  ["out of memory without a limit", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "OOM_KILLED: exit 137 (OOMKilled), restart 1"],
+  ["out of memory amid the drain", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "OOM_KILLED: exit 137 (OOMKilled), the limit is 128Mi, restart 0"],
+  ["crashed, then deleted", cut(5), "cut at the crash", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
+  ["with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH'],
+  ["with a preStop hook that fails", drainCut(250, 300), "cut amid the drain", "CUT_DURING_DRAIN", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH'],
+  ["forced, with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", "FORCE_DELETED: deleted with a grace of 0"],
+  ["with a sidecar that exits first", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.15s after the deletion, amid the drain"],
+  ["with a sidecar that crashes", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "CRASHED: sidecar: exit 137 (Error) without a deletion, restart 0"],
+  // The way to the next session.
+  ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 0 }), "drained, and back late: nowhere to go", "SLOW_RECONNECT", "NO_READY_PEER: no ready endpoint to dial"],
+  ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 0, lastOnEndingMs: 2300 }), "the same, while dials reached the ending pod", "SLOW_RECONNECT", "NO_READY_PEER: no ready endpoint to dial"],
+  ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 1, lastOnEndingMs: 2345 }), "drained, and back late: dials reached the ending pod", "SLOW_RECONNECT", "ENDPOINT_RACE: last dial that reached the ending pod at +2.35s"],
+  ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 1 }), "drained, and back late for no visible reason", "SLOW_RECONNECT", null],
+  ["delete-graceful", drained(2140, 2200, { sameServer: true, readyEndpoints: 0, lastOnEndingMs: 890 }), "drained, and back on the same server", "SAME_SERVER", "ENDPOINT_RACE: last dial that reached the ending pod at +890ms"],
+  ["delete-graceful", drained(2140, 2200, { sameServer: true }), "drained, and back on the same server, which was not ending", "SAME_SERVER", null],
+  ["delete-graceful", cut(2200, { sameServer: true, lastOnEndingMs: 890, expect: ["moved"] }), "cut, where only the move is asked for", "SAME_SERVER", "ENDPOINT_RACE: last dial that reached the ending pod at +890ms"],
+  // Without numbers, and without a name: the pod that was ending.
+  ["delete-graceful", drained(2140, 2200, { dialect: "plain" }), "plain, drained", null, null],
+  ["delete-graceful", cut(2200, { dialect: "plain" }), "plain, cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
+  ["delete-graceful", cut(200, { dialect: "plain" }), "plain, cut before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 2.08s"],
+  ["delete-graceful", cut(-4866, { dialect: "plain" }), "plain, cut 5 s before the deletion was seen", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"],
+  ["delete-graceful", cut(-4867, { dialect: "plain" }), "plain, cut before the deletion", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: no pod was ending"],
+  ["delete-graceful", cut(9000, { dialect: "plain", openedAt: 4000 }), "plain, opened after the pod was gone, and cut", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: no pod was ending"],
+  ["delete-sigterm-ignored", silent(18_200, { dialect: "plain" }), "plain, silent, and given up 10 s after the exit", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", drainCut(2150, 8200, { dialect: "plain" }), "plain, cut after a notice", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE: preStop left 5.99s of 8s"],
+  ["delete-graceful", drainCut(2140, 2200, { dialect: "plain", said: true }), "plain, cut after CLOSE", "NO_CLOSE_FRAME", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.15s after the deletion, amid the drain"],
+  ["crash-sigkill", cut(5, { dialect: "plain" }), "plain, cut", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
+];
+
+const failedHook = (pod: KubernetesObject): KubernetesObject => ({
+  metadata: { name: "hook", uid: "hook", resourceVersion: "999999" },
+  reason: "FailedPreStopHook",
+  message: 'PreStopHook failed: exec: "sleep": not found in $PATH',
+  involvedObject: { uid: pod.metadata.uid },
+});
+
+/** What the table calls by a name that is no file's. */
+const VARIANTS: Record<string, () => Recorded[]> = {
+  "killed 1.01 s before its grace is over": () => killedAt(141 + 6999 - 10),
+  "killed 1 s before its grace is over": () => killedAt(141 + 7000),
+  "with a grace of 60 s": () =>
+    edited("delete-sigterm-ignored", ({ metadata }, line) => {
+      if (metadata.deletionGracePeriodSeconds === 8) metadata.deletionGracePeriodSeconds = 60;
+      if (line.t !== null && line.t >= 8288 && line.t < 60_000) line.t += 52_000;
+    }),
+  "without preStop": () => edited("delete-exit-3", ({ spec }) => delete spec?.containers[0]!.lifecycle),
+  "without the exit": () =>
+    edited(
+      "delete-exit-3",
+      ({ status }) => status?.containerStatuses?.forEach(({ state }) => delete state!.terminated),
+    ),
+  "without an end": () => recording("delete-exit-3").filter(({ t }) => t === null || t < 2000),
+  "out of memory": () => edited("crash-sigkill", outOfMemory),
+  "out of memory without a limit": () =>
+    edited("crash-sigkill", (object) => {
+      outOfMemory(object);
+      delete object.spec?.containers[0]!.resources;
+    }),
+  "out of memory amid the drain": () =>
+    edited("delete-graceful", ({ status }) => {
+      for (const exit of exitsIn(status)) Object.assign(exit, { exitCode: 137, reason: "OOMKilled" });
+    }),
+  "crashed, then deleted": () => {
+    const [pods] = recording("crash-sigkill");
+    const deleted = structuredClone(recording("crash-sigkill").find(({ t }) => t === 1813)!);
+    Object.assign(deleted.object!.metadata, {
+      deletionTimestamp: "2026-11-22T18:54:34Z",
+      deletionGracePeriodSeconds: 8,
+    });
+    return [pods!, ...recording("crash-sigkill").slice(1), { ...deleted, t: 2400 }];
+  },
+  "with a preStop hook that fails": () => withFailedHook("delete-exit-3"),
+  "forced, with a preStop hook that fails": () => withFailedHook("force-delete"),
+  "with a sidecar that exits first": () =>
+    edited("delete-graceful", (object, { t }) => addSidecar(object, t !== null && t >= 150 ? 0 : undefined)),
+  "with a sidecar that crashes": () =>
+    edited("crash-sigkill", (object, { t }) => {
+      for (const status of object.status?.containerStatuses ?? []) {
+        Object.assign(status, { state: { running: {} }, lastState: {}, restartCount: 0 });
+      }
+      addSidecar(object, t !== null && t >= 820 ? 137 : undefined);
+    }),
+};
+
+/** A recording of which every object has been changed, and every line could be. */
+function edited(name: string, change: (object: KubernetesObject, line: Recorded) => unknown): Recorded[] {
+  const lines = recording(name);
+  for (const line of lines) {
+    for (const object of [...line.list?.items ?? [], ...line.object ? [line.object] : []]) change(object, line);
+  }
+  return lines;
+}
+
+function killedAt(ms: number): Recorded[] {
+  return edited("delete-sigterm-ignored", (_object, line) => line.t === 8288 && (line.t = ms));
+}
+
+const exitsIn = (status: KubernetesObject["status"]) =>
+  (status?.containerStatuses ?? []).flatMap((
+    { state, lastState },
+  ) => [state?.terminated ?? [], lastState?.terminated ?? []])
+    .flat();
+
+function outOfMemory({ status }: KubernetesObject): void {
+  for (const exit of exitsIn(status)) exit.reason = "OOMKilled";
+}
+
+/** A second container, listed first by its status, that exits as soon as it has a code. */
+function addSidecar({ spec, status, metadata }: KubernetesObject, exitCode: number | undefined): void {
+  spec?.containers.push({ name: "sidecar" });
+  const exit = {
+    exitCode: exitCode ?? 0,
+    reason: exitCode ? "Error" : "Completed",
+    containerID: `sidecar of ${metadata.uid}`,
+  };
+  status?.containerStatuses?.unshift({
+    name: "sidecar",
+    restartCount: 7,
+    state: exitCode === undefined ? { running: {} } : { terminated: exit },
+  });
+}
+
+function withFailedHook(name: string): Recorded[] {
+  const lines = recording(name);
+  const at = lines.findIndex(({ t, stream }) => t !== null && t > 200 && stream === "pods");
+  const pod = lines.find(({ object }) => object?.metadata.deletionTimestamp)!.object!;
+  return lines.toSpliced(at, 0, { t: 200, stream: "events", type: "ADDED", object: failedHook(pod) });
+}
+
+const linesOf = (recorded: string): Recorded[] => VARIANTS[recorded]?.() ?? recording(recorded);
+
+/** The client's clock at the disruption. */
+const START = 60_000;
+
+/** What the watches of a client have shown it by then, in the order in which it came. */
+function watch(lines: Recorded[], untilMs = Infinity, cluster = new Cluster()): Cluster & { news: [Pod, Moment][] } {
+  const news: [Pod, Moment][] = [];
+  for (const { stream, list } of lines) {
+    for (const item of list?.items ?? []) observeCluster(cluster, stream!, "LISTED", item, 0);
+  }
+  for (const { t, stream, type, object } of lines.filter(({ object }) => object).sort((a, b) => a.t! - b.t!)) {
+    if (t! <= untilMs) news.push(...observeCluster(cluster, stream!, type!, object!, START + t!));
+  }
+  return Object.assign(cluster, { news });
+}
+
+/** A pod by its name, or by the end of it. */
+function podNamed(cluster: Cluster, name: string): Pod {
+  return [...cluster.pods.values()].find((pod) => pod.name.endsWith(name))!;
+}
+
+const victimOf = (lines: Recorded[]): string => lines.find(({ command }) => command !== undefined)!.pod!;
+
+/** A session with a DATA a second, its end as a client saw it, and the next session, judged. */
+function handoverOf(sight: Sight, from: string): Handover {
+  const { at, how = "fin", noticeAt, closed = false, openedAt = -20_000, dialect = "v1", forcedMs = 10 } = sight;
+  const url = "ws://server-service:8080/ws";
+  const plain = dialect === "plain";
+  const ledger = new Ledger(url, dialect, 1000);
+  const enter = (t: number, event: SessionEvent) => observe(ledger, event, START + t);
+  const hello = (instance: string): SessionEvent => ({
+    type: "HELLO",
+    server: from,
+    instance,
+    session: instance,
+    intervalMs: 1000,
+  });
+  const stamp = "2026-11-22T18:54:34.000Z";
+  let seq = 0;
+  const data = (t: number) =>
+    enter(
+      t,
+      plain ? { type: "TEXT", text: "Business data: 01:02:03" } : { type: "DATA", seq: ++seq, at: stamp, ack: 0 },
+    );
+
+  enter(openedAt, plain ? { type: "OPEN" } : hello("ending"));
+  data(openedAt);
+  data((noticeAt ?? at) - (how === "silence" ? 5000 : 10));
+  if (noticeAt !== undefined) {
+    const remaining = closed ? 0 : 10;
+    const notice = { at: stamp, reason: "", remaining, lastSeq: seq + remaining, intervalMs: 1000, budgetMs: 9000 };
+    enter(noticeAt, plain ? { type: "TEXT", text: "SHUTDOWN" } : { type: "SHUTDOWN", ...notice });
+    for (let t = noticeAt + 1000; t < at && how !== "silence"; t += 1000) data(t);
+  }
+  if (sight.said) enter(at, { type: "TEXT", text: "CLOSE" });
+  if (closed) {
+    if (!plain) enter(at, { type: "CLOSE", at: stamp, sent: seq, received: 0 });
+    enter(at, { type: "CLOSE_FRAME", code: 1001, reason: "" });
+  }
+  enter(at, { type: "END", how });
+
+  const next = new Ledger(url, dialect, 1000);
+  observe(next, plain ? { type: "OPEN" } : hello(sight.sameServer ? "ending" : "next"), START + at + forcedMs);
+  const { readyEndpoints = null, lastOnEndingMs = null, expect = [] } = sight;
+  const redial: Redial = { startedAt: START + at, chosenMs: 0, failed: {}, readyEndpoints, lastOnEndingMs };
+  const policy = { expect, expectCode: [1001], maxReconnectMs: 5000 };
+  return judge(1, ledger, next, redial, policy, START + at + forcedMs, 0);
+}
+
+describe("the cause", () => {
+  for (const [recorded, sight, title, symptom, cause] of CASES) {
+    it(`of a session ${title} (${recorded}) is ${cause?.split(":")[0] ?? "none"}`, () => {
+      const lines = linesOf(recorded);
+      const cluster = watch(lines);
+      const from = sight.from === undefined ? victimOf(lines) : podNamed(cluster, sight.from)?.name ?? sight.from;
+      const handover = handoverOf(sight, from);
+      assert.equal(handover.symptom, symptom);
+      const found = diagnose(handover, podOf(cluster, handover));
+      assert.equal(found && (cause?.includes(":") ? `${found.cause}: ${found.evidence}` : found.cause), cause);
+    });
+  }
+});
+
+// ---- What the watches show of the pods
+
+/** What becomes of the pods of each recording: ms after the disruption, the end of the pod's name, and the moment. */
+const MOMENTS: Record<string, string[]> = {
+  "delete-graceful": [
+    "134 dlw2s deleted: deleted, 8s of grace",
+    "152 dlw2s terminating: endpoint terminating, still serving",
+    "2285 dlw2s exit 0: exit 0 (Completed)",
+    "2290 dlw2s endpoint-gone: endpoint gone",
+    "3201 dlw2s gone: gone from the API",
+  ],
+  "delete-sigterm-ignored": [
+    "141 dl9qt deleted: deleted, 8s of grace",
+    "151 dl9qt terminating: endpoint terminating, still serving",
+    "8288 dl9qt exit 137: exit 137 (Error)",
+    "8295 dl9qt endpoint-gone: endpoint gone",
+    "8589 dl9qt gone: gone from the API",
+  ],
+  "delete-exit-3": [
+    "119 kcgxn deleted: deleted, 8s of grace",
+    "127 kcgxn terminating: endpoint terminating, still serving",
+    "2271 kcgxn exit 3: exit 3 (Error)",
+    "2284 kcgxn endpoint-gone: endpoint gone",
+    "2642 kcgxn gone: gone from the API",
+  ],
+  "force-delete": [
+    "141 4b6sz deleted: deleted, 0s of grace",
+    "146 4b6sz gone: gone from the API",
+    "156 4b6sz terminating: endpoint terminating, still serving",
+    "495 4b6sz endpoint-gone: endpoint gone",
+  ],
+  "evict": [
+    "124 55gt9 deleted: deleted (EvictionByEvictionAPI), 8s of grace",
+    "131 55gt9 terminating: endpoint terminating, still serving",
+    "2250 55gt9 exit 0: exit 0 (Completed)",
+    "2257 55gt9 endpoint-gone: endpoint gone",
+    "2638 55gt9 gone: gone from the API",
+  ],
+  "rollout-restart": [
+    "1333 l5hpj deleted: deleted, 8s of grace",
+    "1347 l5hpj terminating: endpoint terminating, still serving",
+    "2341 jqvm8 deleted: deleted, 8s of grace",
+    "2352 jqvm8 terminating: endpoint terminating, still serving",
+    "3470 l5hpj exit 0: exit 0 (Completed)",
+    "3474 l5hpj endpoint-gone: endpoint gone",
+    "4324 l5hpj gone: gone from the API",
+    "4467 jqvm8 exit 0: exit 0 (Completed)",
+    "4474 jqvm8 endpoint-gone: endpoint gone",
+    "5356 jqvm8 gone: gone from the API",
+  ],
+  "scale-in": [
+    "175 7pqxk terminating: endpoint terminating, still serving",
+    "179 7pqxk deleted: deleted, 8s of grace",
+    "2352 7pqxk exit 0: exit 0 (Completed)",
+    "2358 7pqxk endpoint-gone: endpoint gone",
+    "2503 7pqxk gone: gone from the API",
+  ],
+  "crash-sigkill": [
+    "820 fh84f exit 137: exit 137 (Error)",
+    "825 fh84f not-serving: endpoint no longer serving",
+  ],
+};
+
+const momentOf = ([{ name }, { atMs, kind, code, text }]: [Pod, Moment]) =>
+  `${atMs - START} ${name.slice(-5)} ${kind}${code === undefined ? "" : ` ${code}`}: ${text}`;
+
+/** Events of one pod's life, each made from the recorded pod by what is different in it. */
+function lifeOf(name: string) {
+  const recorded = recording(name);
+  const pod = recorded[0]!.list!.items.find(({ metadata }) => metadata.name === victimOf(recorded))!;
+  const cluster = new Cluster();
+  /** Shows the pod as it is after a change; the change stays. */
+  const show = (
+    type: "LISTED" | "ADDED" | "MODIFIED" | "DELETED",
+    atMs: number,
+    change: (pod: KubernetesObject) => void,
+  ) => {
+    change(pod);
+    return observeCluster(cluster, "pods", type, structuredClone(pod), atMs).map(([, moment]) => moment);
+  };
+  show("LISTED", 0, () => {});
+  return { cluster, pod: cluster.pods.get(pod.metadata.uid)!, object: pod, show };
+}
+
+const terminated = (exitCode: number, containerID: string) => ({
+  terminated: { exitCode, reason: exitCode === 0 ? "Completed" : "Error", containerID },
+});
+
+function sliceOf(uid: string, endpoints: KubernetesObject["endpoints"], service = "server-service"): KubernetesObject {
+  return {
+    metadata: { name: uid, uid, resourceVersion: "1", labels: { "kubernetes.io/service-name": service } },
+    endpoints: endpoints!,
+  };
+}
+
+describe("the watches of a cluster", () => {
+  for (const [recorded, moments] of Object.entries(MOMENTS)) {
+    it(`show of ${recorded} each moment once, and nothing else`, () => {
+      assert.deepEqual(watch(recording(recorded)).news.map(momentOf), moments);
+    });
+  }
+
+  it("show the same when every event comes twice, as after a watch that was opened anew", () => {
+    for (const [recorded, moments] of Object.entries(MOMENTS)) {
+      const lines = recording(recorded).flatMap((line) => line.object ? [line, line] : [line]);
+      assert.deepEqual(watch(lines).news.map(momentOf), moments);
+    }
+  });
+
+  it("tell a forced deletion by its first event: the last ones of every pod say a grace of 0", () => {
+    for (const recorded of Object.keys(MOMENTS)) {
+      const lines = recording(recorded);
+      const { pods } = watch(lines);
+      const ending = [...pods.values()].filter((pod) => when(pod, "deleted"));
+      assert.deepEqual(ending.map(({ forced }) => forced), ending.map(() => recorded === "force-delete"), recorded);
+      assert.deepEqual(ending.map(({ graceMs }) => graceMs), ending.map(() => recorded === "force-delete" ? 0 : 8000));
+      const zero = lines.filter(({ object }) => object?.metadata.deletionGracePeriodSeconds === 0).length;
+      assert.equal(zero, 2 * ending.length);
+    }
+  });
+
+  it("do not take kubelet's last delete for a forced one where they have missed the first", () => {
+    const lines = recording("delete-sigterm-ignored").filter(({ t }) => t === null || t < 0 || t > 8500);
+    const [pod] = watch(lines).pods.values();
+    assert.deepEqual([pod!.forced, pod!.graceMs], [false, 8000]);
+  });
+
+  it("keep an exit code that was there for 300 ms, after the pod is gone", () => {
+    const cluster = watch(recording("delete-exit-3"));
+    const pod = podNamed(cluster, "kcgxn");
+    assert.deepEqual(when(pod, "exit"), {
+      atMs: START + 2271,
+      kind: "exit",
+      text: "exit 3 (Error)",
+      code: 3,
+      reason: "Error",
+    });
+    assert.deepEqual([pod.finished, pod.ready, when(pod, "gone")!.atMs], [true, false, START + 2642]);
+  });
+
+  it("count an exit once that moves to lastState, and the restart with it", () => {
+    const pod = podNamed(watch(recording("crash-sigkill"), 900), "fh84f");
+    assert.deepEqual([pod.restarts, pod.ready], [0, false]);
+    const later = podNamed(watch(recording("crash-sigkill")), "fh84f");
+    assert.deepEqual([later.restarts, later.ready, later.moments.length], [1, true, 2]);
+  });
+
+  it("know an exit by lastState alone, where its own event was missed", () => {
+    const lines = recording("crash-sigkill").filter(({ t }) => t !== 820);
+    assert.deepEqual(watch(lines).news.map(momentOf)[1], "937 fh84f exit 137: exit 137 (Error)");
+  });
+
+  it("count each of two exits of a container", () => {
+    const { show } = lifeOf("crash-sigkill");
+    const statusOf = ({ status }: KubernetesObject) => status!.containerStatuses![0]!;
+    const crash = (nth: number, atMs: number) =>
+      show("MODIFIED", atMs, (pod) => statusOf(pod).state = terminated(nth, `containerd://${nth}`)).map(({ text }) =>
+        text
+      );
+    const restart = (nth: number, atMs: number) =>
+      show(
+        "MODIFIED",
+        atMs,
+        (pod) =>
+          Object.assign(statusOf(pod), {
+            restartCount: nth,
+            state: { running: {} },
+            lastState: terminated(nth, `containerd://${nth}`),
+          }),
+      );
+    assert.deepEqual([crash(1, 10), restart(1, 20), crash(2, 30), restart(2, 40)], [["exit 1 (Error)"], [], [
+      "exit 2 (Error)",
+    ], []]);
+  });
+
+  it("do not count what had happened before they were opened", () => {
+    const lines = recording("crash-sigkill");
+    const old = lines.find(({ t }) => t === 1813)!.object!;
+    const cluster = new Cluster();
+    assert.deepEqual(observeCluster(cluster, "pods", "LISTED", old, 0), []);
+    assert.deepEqual([...cluster.pods.values()].map(({ restarts, ready }) => [restarts, ready]), [[1, true]]);
+    assert.deepEqual(observeCluster(cluster, "pods", "MODIFIED", old, 5), []);
+  });
+
+  it("do not count the end of a pod that had failed before they were opened", () => {
+    const failed = recording("delete-exit-3").find(({ t }) => t === 2271)!.object!;
+    delete failed.metadata.deletionTimestamp;
+    const cluster = new Cluster();
+    assert.deepEqual(observeCluster(cluster, "pods", "LISTED", failed, 0), []);
+    const [pod] = cluster.pods.values();
+    assert.deepEqual([pod!.finished, pod!.ready, pod!.moments], [true, false, []]);
+  });
+
+  it("tell by `serving`, not by `ready`, whether a terminating endpoint still serves", () => {
+    const lines = recording("delete-graceful");
+    const terminating = lines.filter(({ t, stream }) => stream === "endpointslices" && t !== null && t > 0 && t < 2000)
+      .map(({ object }) =>
+        object!.endpoints!.find(({ targetRef }) => targetRef!.uid!.startsWith("4fe9303d"))!.conditions
+      );
+    assert.deepEqual(terminating, Array(3).fill({ ready: false, serving: true, terminating: true }));
+
+    const notServing = (from: number) =>
+      watch(edited("delete-graceful", ({ endpoints }, { t }) => {
+        for (const { conditions } of endpoints ?? []) {
+          if (conditions!.terminating && t! >= from) conditions!.serving = false;
+        }
+      })).news.map(momentOf);
+    assert.equal(notServing(0)[1], "152 dlw2s terminating: endpoint terminating, not serving");
+    assert.deepEqual(notServing(400).slice(1, 3), [
+      MOMENTS["delete-graceful"]![1],
+      "450 dlw2s not-serving: endpoint no longer serving",
+    ]);
+  });
+
+  for (
+    const [conditions, ready, then] of [
+      [{ ready: null, serving: null, terminating: null }, 1, []],
+      [{}, 1, []],
+      [undefined, 1, []],
+      [{ ready: false }, 0, ["not-serving"]],
+      [{ ready: false, serving: null }, 0, ["not-serving"]],
+      [{ ready: false, serving: true }, 0, []],
+      [{ ready: true, serving: null, terminating: true }, 1, ["terminating"]],
+      [{ ready: false, serving: true, terminating: true }, 0, ["terminating"]],
+    ] as const
+  ) {
+    it(`read an endpoint with the conditions ${JSON.stringify(conditions)} as the API defines them`, () => {
+      const { cluster, object } = lifeOf("delete-graceful");
+      const targetRef = { uid: object.metadata.uid };
+      const show = (endpoint: object) =>
+        observeCluster(cluster, "endpointslices", "MODIFIED", sliceOf("a", [{ targetRef, ...endpoint }]), 1);
+      assert.deepEqual(show({ conditions: { ready: true, serving: true, terminating: false } }), []);
+      const news = show(conditions === undefined ? {} : { conditions });
+      assert.deepEqual([readyEndpoints(cluster, "server-service"), news.map(([, { kind }]) => kind)], [ready, then]);
+    });
+  }
+
+  it("tell that endpoints are gone with a slice that is deleted, or that has none", () => {
+    for (
+      const [type, change] of [["DELETED", {}], ["MODIFIED", { endpoints: null }], ["MODIFIED", {
+        endpoints: [],
+      }]] as const
+    ) {
+      const lines = recording("delete-graceful").filter(({ t }) => t === null);
+      const cluster = watch(lines);
+      const slice = lines.find(({ stream }) => stream === "endpointslices")!.list!.items[0]!;
+      const news = observeCluster(cluster, "endpointslices", type, { ...slice, ...change } as KubernetesObject, 7);
+      assert.deepEqual(news.map(([{ name }, { kind, atMs }]) => `${atMs} ${name.slice(-5)} ${kind}`), [
+        "7 dlw2s endpoint-gone",
+        "7 jqvm8 endpoint-gone",
+      ]);
+    }
+  });
+
+  it("take a pod that is in two slices for one endpoint, gone when it is in none", () => {
+    const { cluster, object } = lifeOf("delete-graceful");
+    const endpoint = { targetRef: { uid: object.metadata.uid }, conditions: { ready: true } };
+    const show = (slice: string, endpoints: KubernetesObject["endpoints"]) =>
+      observeCluster(cluster, "endpointslices", "MODIFIED", sliceOf(slice, endpoints), 1).map(([, { kind }]) => kind);
+    assert.deepEqual([show("a", [endpoint]), show("b", [endpoint]), readyEndpoints(cluster, "server-service")], [
+      [],
+      [],
+      1,
+    ]);
+    assert.deepEqual([show("a", []), readyEndpoints(cluster, "server-service")], [[], 1]);
+    const terminating = [{ ...endpoint, conditions: { ready: false, serving: true, terminating: true } }];
+    assert.deepEqual([show("a", [endpoint]), show("b", [endpoint])], [[], []]);
+    assert.deepEqual([show("a", terminating), show("b", terminating)], [["terminating"], []]); // the latest word counts
+    assert.deepEqual([show("b", []), show("a", [])], [[], ["endpoint-gone"]]);
+  });
+
+  it("count the watched pods that the dialled Service leads to; else any Service; else those that are ready", () => {
+    const cluster = watch(recording("rollout-restart").filter(({ stream }) => stream === "pods"));
+    const [first, second, third, fourth] = [...cluster.pods.keys()];
+    const ready = (service: string) => readyEndpoints(cluster, service);
+    assert.equal(ready("server-service"), 2); // by themselves: the two that are not gone
+    const show = (slice: string, service: string, endpoints: [uid: string | undefined, ready: boolean][]) => {
+      const shown = endpoints.map(([uid, ready]) => ({ targetRef: { uid: uid! }, conditions: { ready } }));
+      observeCluster(cluster, "endpointslices", "ADDED", sliceOf(slice, shown, service), 1);
+    };
+    show("c", "other", [[fourth, true], ["stranger", true]]);
+    assert.deepEqual(["other", "server-service"].map(ready), [1, 1]);
+    show("a", "server-service", [[first, true], [second, true], ["stranger", true]]);
+    show("b", "server-service", [[second, true], [third, false]]);
+    assert.deepEqual(["server-service", "other", "no-such"].map(ready), [2, 1, 3]);
+    show("a", "server-service", [[first, false], [second, false]]);
+    show("b", "server-service", []);
+    assert.equal(ready("server-service"), 0);
+  });
+
+  it("say nothing of endpoints that were so in the list", () => {
+    const lines = recording("delete-graceful");
+    const cluster = watch(lines, 0);
+    const slice = lines.find(({ t, stream }) => t === 152 && stream === "endpointslices")!.object!;
+    assert.deepEqual(observeCluster(cluster, "endpointslices", "LISTED", slice, 5), []);
+  });
+
+  it("ignore events of other pods and other reasons, and tell of a failed preStop hook once", () => {
+    const { cluster, object, pod } = lifeOf("delete-graceful");
+    const tell = (change: Partial<KubernetesObject>) =>
+      observeCluster(cluster, "events", "MODIFIED", { ...failedHook(object), ...change }, 3);
+    assert.deepEqual(
+      [{ involvedObject: { uid: "stranger" } }, { involvedObject: {} }, { reason: "Killing" }].map(tell),
+      [[], [], []],
+    );
+    assert.deepEqual(tell({}).map(([{ name }, { text }]) => [name, text]), [
+      [pod.name, 'FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH'],
+    ]);
+    assert.deepEqual(tell({ message: "again" }), []);
+  });
+
+  it("take the condition DisruptionTarget for the deletion's reason where it holds", () => {
+    const lines = edited("evict", ({ status }) => {
+      for (const condition of status?.conditions ?? []) {
+        if (condition.type === "DisruptionTarget") condition.status = "False";
+      }
+    });
+    assert.equal(watch(lines).news[0]![1].text, "deleted, 8s of grace");
+  });
+
+  it("do not call a pod forced that was deleted before it ran", () => {
+    const { show, pod } = lifeOf("delete-graceful");
+    show("MODIFIED", 9, ({ metadata, status }) => {
+      Object.assign(metadata, { deletionTimestamp: "2026-11-22T18:54:34Z", deletionGracePeriodSeconds: 0 });
+      delete status!.containerStatuses;
+    });
+    assert.deepEqual([pod.forced, pod.ready], [false, false]);
+  });
+
+  it("read grace, preStop and memory of the container that kubectl logs would choose", () => {
+    const lines = edited("delete-graceful", ({ spec, metadata }) => {
+      spec?.containers.unshift({ name: "proxy", lifecycle: { preStop: { sleep: { seconds: 7 } } } });
+      metadata.annotations = { "kubectl.kubernetes.io/default-container": "server" };
+      if (spec) spec.terminationGracePeriodSeconds = 11;
+    });
+    const pod = podNamed(watch(lines, 0), "dlw2s");
+    assert.deepEqual([pod.graceMs, pod.preStopMs, pod.memoryLimit], [11_000, 2000, "128Mi"]);
+    for (const line of lines) for (const { metadata } of line.list?.items ?? []) delete metadata.annotations;
+    assert.equal(podNamed(watch(lines, 0), "dlw2s").preStopMs, 7000);
+  });
+
+  it("know where a pod is, and whether it is ready or finished", () => {
+    const at = (untilMs: number, name: string) => {
+      const { address, ready, finished } = podNamed(watch(recording("delete-graceful"), untilMs), name);
+      return [address, ready, finished];
+    };
+    assert.deepEqual(at(-1, "dlw2s"), ["198.18.128.12", true, false]);
+    assert.deepEqual(at(140, "dlw2s"), ["198.18.128.12", false, false]); // its condition still says Ready
+    assert.deepEqual(at(2285, "dlw2s"), ["198.18.128.12", false, true]);
+    assert.deepEqual(at(400, "l5hpj"), ["", false, false]);
+    assert.deepEqual(at(500, "l5hpj"), ["198.18.128.14", false, false]);
+    assert.deepEqual(at(1200, "l5hpj"), ["198.18.128.14", true, false]);
+  });
+
+  it("know the cost of a pod's deletion as long as it is there", () => {
+    const { show, pod } = lifeOf("scale-in");
+    const cost = (value?: string) => {
+      show(
+        "MODIFIED",
+        1,
+        ({ metadata }) =>
+          metadata.annotations = value === undefined ? {} : { "controller.kubernetes.io/pod-deletion-cost": value },
+      );
+      return pod.deletionCost;
+    };
+    assert.deepEqual([pod.deletionCost, cost("-5"), cost()], [null, "-5", null]);
+  });
+
+  it("learn from a list that a pod has gone meanwhile, and say so once", () => {
+    const cluster = watch(recording("delete-graceful"), 0);
+    const listed = recording("delete-graceful")[0]!.list!.items.slice(1);
+    const missing = observeMissing(cluster, listed, START + 9000);
+    assert.deepEqual(missing.map(([{ name }, { kind, atMs }]) => [name.slice(-5), kind, atMs]), [[
+      "dlw2s",
+      "gone",
+      START + 9000,
+    ]]);
+    assert.deepEqual(["dlw2s", "jqvm8"].map((name) => podNamed(cluster, name).ready), [false, true]);
+    assert.deepEqual(observeMissing(cluster, listed, START + 9100), []);
+  });
+
+  it("name no cause where nobody saw how the pod ended", () => {
+    const cluster = watch(recording("delete-graceful"), 500);
+    observeMissing(cluster, [], START + 9000);
+    const handover = handoverOf(cut(2200), podNamed(cluster, "dlw2s").name);
+    const pod = podOf(cluster, handover);
+    assert.equal(isEvidenceComplete(pod, handover, START + 9000), true);
+    assert.equal(diagnose(handover, pod), null);
+  });
+
+  it("know that a pod is not ready once it is gone, though it had never been said to end", () => {
+    const { pod, show } = lifeOf("delete-graceful");
+    assert.equal(pod.ready, true);
+    show("DELETED", 1, () => {});
+    assert.equal(pod.ready, false);
+  });
+
+  it("learn from a list what the events in between would have told", () => {
+    const lines = recording("delete-exit-3");
+    const cluster = watch(lines, 0);
+    const exited = lines.find(({ t }) => t === 2271)!.object!;
+    const news = observeCluster(cluster, "pods", "LISTED", exited, 5000).map(([, { kind, text }]) => [kind, text]);
+    assert.deepEqual(news, [["deleted", "deleted, 8s of grace"], ["exit", "exit 3 (Error)"]]);
+  });
+
+  it("stay within their memory while a pod crashes on and on", () => {
+    const { cluster, pod, show } = lifeOf("crash-sigkill");
+    for (let nth = 1; nth <= 5000; nth++) {
+      show(
+        "MODIFIED",
+        nth,
+        ({ status }) => status!.containerStatuses![0]!.state = terminated(1, `containerd://${nth}`),
+      );
+    }
+    assert.equal(pod.moments.length, 100);
+    assert.deepEqual([pod.moments[0]!.atMs, pod.moments.at(-1)!.atMs], [4901, 5000]);
+    assert.ok(cluster.exits.size < 2500, `${cluster.exits.size} exits are remembered`);
+  });
+
+  it("stay within their memory while pods come and go, and forget none that lives", () => {
+    const { cluster, object } = lifeOf("delete-exit-3");
+    const living = object.metadata.uid;
+    const exited = recording("delete-exit-3").find(({ t }) => t === 2271)!.object!;
+    for (let nth = 1; nth <= 3000; nth++) {
+      const metadata = { ...exited.metadata, uid: `${nth}` };
+      const status = {
+        ...exited.status,
+        containerStatuses: [{ ...exited.status!.containerStatuses![0]!, state: terminated(3, `${nth}`) }],
+      };
+      for (const type of ["ADDED", "DELETED"] as const) {
+        observeCluster(cluster, "pods", type, { ...exited, metadata, status }, nth);
+      }
+    }
+    assert.deepEqual([cluster.pods.size, cluster.pods.has(living), cluster.pods.has("3000")], [1000, true, true]);
+    assert.ok(cluster.exits.size < 2500, `${cluster.exits.size} exits are remembered`);
+  });
+});
+
+describe("the pod of a session", () => {
+  it("is the one that the server named, whatever else is ending", () => {
+    const cluster = watch(recording("rollout-restart"));
+    for (const name of ["l5hpj", "jqvm8", "p5npp"]) {
+      const pod = podNamed(cluster, name);
+      assert.equal(podOf(cluster, handoverOf(cut(3400), pod.name)), pod);
+    }
+  });
+
+  it("is of two with the same name the one that was there", () => {
+    const lines = recording("delete-graceful");
+    const cluster = watch(lines);
+    const again = structuredClone(lines[0]!.list!.items[0]!);
+    again.metadata.uid = "again";
+    observeCluster(cluster, "pods", "ADDED", again, START + 3500);
+    const podAt = (sight: Sight) => podOf(cluster, handoverOf(sight, again.metadata.name))?.uid.slice(0, 5);
+    assert.deepEqual([podAt(cut(2200)), podAt(cut(5000, { openedAt: 4000 }))], ["4fe93", "again"]);
+  });
+
+  it("is in the plain dialect the one that was ending, the nearest of two", () => {
+    const nearest = (at: number, untilMs = Infinity) => {
+      const cluster = watch(recording("rollout-restart"), untilMs);
+      return podOf(cluster, handoverOf(cut(at, { dialect: "plain" }), ""))?.name.slice(-5);
+    };
+    // l5hpj exits at 3.47 s, jqvm8 at 4.47 s.
+    assert.deepEqual([-4000, 3400, 3900, 4000, 4500, 14_000].map((at) => nearest(at)), [
+      undefined,
+      "l5hpj",
+      "l5hpj",
+      "jqvm8",
+      "jqvm8",
+      "jqvm8",
+    ]);
+    assert.deepEqual([nearest(3400, 2000), nearest(3400, 1000)], ["l5hpj", undefined]);
+  });
+
+  it("is in the plain dialect not one that has ended before, as long as another may be about to", () => {
+    const cluster = watch(recording("rollout-restart"), 4460);
+    const handover = handoverOf(cut(4450, { dialect: "plain" }), "");
+    const pod = podOf(cluster, handover);
+    const isFinal = isEvidenceComplete(pod, handover, START + 4461);
+    assert.ok(!isFinal || pod!.name.endsWith("jqvm8"), `${pod!.name} is final 7 ms before jqvm8's exit is seen`);
+  });
+
+  it("is unknown as long as the session has not ended", () => {
+    const cluster = watch(recording("delete-graceful"));
+    const handover = { ...handoverOf(cut(2200), victimOf(recording("delete-graceful"))), endedMs: null };
+    assert.equal(podOf(cluster, handover), undefined);
+    assert.equal(isEvidenceComplete(undefined, handover, 0), true);
+    assert.equal(diagnose(handover, [...cluster.pods.values()][0]), null);
+  });
+});
+
+describe("the evidence", () => {
+  /** Whether it is complete, `now` and everything else in ms after the disruption. */
+  function isComplete(recorded: string, sight: Sight, now: number, untilMs = now): boolean {
+    const lines = linesOf(recorded);
+    const cluster = watch(lines, untilMs);
+    const handover = handoverOf(sight, sight.from === undefined ? victimOf(lines) : podNamed(cluster, sight.from).name);
+    return isEvidenceComplete(podOf(cluster, handover), handover, START + now);
+  }
+
+  // deno-fmt-ignore
+  const BOUNDS: [recorded: string, sight: Sight, title: string, from: number, seenUntil?: number][] = [
+    ["delete-graceful", cut(2200), "once the exit is seen", 2285],
+    ["delete-graceful", drained(2140, 2200), "once the exit is seen", 2285],
+    ["force-delete", cut(120), "once the pod is gone", 146],
+    ["crash-sigkill", cut(5), "once the exit is seen", 820],
+    ["without the exit", cut(2200), "once the pod is gone", 2642],
+    ["delete-graceful", cut(2200, { from: "jqvm8" }), "5 s after the end, of a pod that stays", 7201],
+    ["delete-graceful", cut(2200), "grace + 5 s after a deletion that nothing follows", 134 + 8000 + 5001, 2000],
+    ["with a grace of 60 s", cut(2200), "grace + 5 s after a deletion that nothing follows", 141 + 60_000 + 5001, 2000],
+    ["crash-sigkill", cut(1500, { openedAt: 1000 }), "5 s after the end: the exit came before the session", 6501],
+    ["delete-graceful", cut(-6000, { dialect: "plain" }), "5 s after the end, of no pod", -999, 0],
+  ];
+  for (const [recorded, sight, title, from, seenUntil] of BOUNDS) {
+    it(`of ${recorded} is complete ${title}`, () => {
+      assert.deepEqual([from - 1, from].map((now) => isComplete(recorded, sight, now, seenUntil ?? now)), [
+        false,
+        true,
+      ]);
+    });
+  }
+
+  it("says that SIGKILL ended the pod at its grace, a second early at the most", () => {
+    const wasKilled = (recorded: string) => [...watch(linesOf(recorded)).pods.values()].some(wasKilledAtGrace);
+    const killed = ["delete-sigterm-ignored", "with a grace of 60 s", "killed 1 s before its grace is over"];
+    const not = [
+      "killed 1.01 s before its grace is over",
+      "delete-exit-3",
+      "delete-graceful",
+      "crash-sigkill",
+      "force-delete",
+    ];
+    assert.deepEqual([killed.map(wasKilled), not.map(wasKilled)], [killed.map(() => true), not.map(() => false)]);
+  });
+
+  it("becomes a timeline from the deletion on, in the order of time", () => {
+    const lines = recording("delete-graceful");
+    const cluster = watch(lines);
+    const pod = podNamed(cluster, "dlw2s");
+    const handovers = [drained(2140, 2240), drained(2150, 2400), cut(-20_000), drained(2140, 2200, { from: "jqvm8" })]
+      .map((sight) => handoverOf(sight, podNamed(cluster, sight.from ?? "dlw2s").name))
+      .map((handover) => ({ ...handover, pod: podOf(cluster, handover)!.name }));
+    const disruption = { kind: "delete", pod: pod.name, atMs: START + 4 };
+    const told = timeline(pod, { handovers, disruption } as unknown as Result).map(({ atMs, text }) =>
+      `${atMs} ${text}`
+    );
+    assert.deepEqual(told, [
+      "-130 delete",
+      "0 deleted, 8s of grace",
+      "18 endpoint terminating, still serving",
+      "2000 SIGTERM at the earliest: preStop.sleep is over",
+      "2006 SHUTDOWN: 2 sessions",
+      "2106 CLOSE: 2 sessions, the last at +2.27s",
+      "2106 ended: 2 sessions, the last at +2.27s",
+      "2116 reconnected: 2 sessions, the last at +2.28s",
+      "2151 exit 0 (Completed)",
+      "2156 endpoint gone",
+      "3067 gone from the API",
+    ]);
+  });
+
+  it("becomes a timeline from the exit on where there is no deletion, and has no SIGTERM where it was forced", () => {
+    const told = (recorded: string) => {
+      const lines = recording(recorded);
+      const pod = podNamed(watch(lines), victimOf(lines));
+      return timeline(pod, { handovers: [] as Handover[], disruption: null } as Result).map(({ atMs, text }) =>
+        `${atMs} ${text}`
+      );
+    };
+    assert.deepEqual(told("crash-sigkill"), ["0 exit 137 (Error)", "5 endpoint no longer serving"]);
+    assert.deepEqual(told("force-delete").filter((text) => text.includes("SIGTERM")), []);
+  });
+});
+
+// ---- A client in a cluster that plays a recording
+
+type Started = Awaited<ReturnType<typeof startCluster>>;
+
+/** An application of somebody else: no subprotocol, no notice; it closes in order on SIGTERM, or with --deaf does nothing. */
+const PLAIN_APP = `
+const { WebSocketServer } = require("ws");
+const wss = new WebSocketServer({ port: 0, handleProtocols: () => false }, () =>
+  console.error("app listening on :" + wss.address().port + "/ws, admin port 0"));
+wss.on("connection", (ws) => ws.send("hello"));
+process.on("SIGTERM", () => {
+  if (process.argv.includes("--deaf")) return;
+  for (const ws of wss.clients) ws.close(1001);
+  wss.close(() => process.exit(0));
+});
+`;
+
+/** A client in the cluster's namespace, with a result in JSON. */
+function startDrill(t: TestContext, { env }: { env: Record<string, string> }, disrupt: string, ...flags: string[]) {
+  const pace = ["--interval=50", "--backoff-base=1", "--backoff-cap=100", "--timeout=45000"];
+  const command = [
+    process.execPath,
+    "dist/client.js",
+    "--admin-port=0",
+    "--json",
+    ...pace,
+    `--disrupt=${disrupt}`,
+    ...flags,
+  ];
+  return start(t, command, env);
+}
+
+/** The client's end: its exit code and what it printed. */
+async function endOf(client: Program) {
+  const { code } = await client.exited;
+  assert.notEqual(client.stdout(), "", client.lines.join("\n"));
+  const result = JSON.parse(client.stdout()) as Result;
+  return { ...result, code, handover: result.handovers[0]!, names: result.findings.map(({ name }) => name) };
+}
+
+/** A drill from beginning to end. */
+async function drill(
+  t: TestContext,
+  recorded: string,
+  disrupt: string,
+  flags: string[] = [],
+  options: Parameters<typeof startCluster>[2] = {},
+) {
+  const cluster = await startCluster(t, recorded, options);
+  const client = startDrill(t, cluster, disrupt, ...flags);
+  return { cluster, client, ...await endOf(client) };
+}
+
+/** The client could not run: exit 2, nothing on stdout, and the last line says why; the only one, if it had not begun. */
+async function assertRefused(client: Program, complaint: RegExp): Promise<void> {
+  const { code } = await client.exited;
+  assert.deepEqual([code, client.stdout()], [2, ""], client.lines.join("\n"));
+  assert.match(client.lines.at(-1)!, complaint);
+  if (!client.lines.some((line) => / started /.test(line))) {
+    assert.equal(client.lines.length, 1, client.lines.join("\n"));
+  }
+  assert.deepEqual(client.lines.filter((line) => /^ +at /.test(line)), []);
+}
+
+/** Verb and resource of a request, as RBAC names them. */
+function rightOf({ method, path, query }: ApiRequest): string {
+  const [resource, name, subresource] = path.split("/").slice(path.split("/").indexOf("rec") + 1);
+  const verbs: Record<string, string> = { DELETE: "delete", POST: "create", PATCH: "patch" };
+  const verb = verbs[method] ?? (query.has("watch") ? "watch" : name === undefined ? "list" : "get");
+  return `${verb} ${resource}${subresource === undefined ? "" : `/${subresource}`}`;
+}
+
+const writesOf = ({ requests }: Started) => requests.filter(({ method }) => method !== "GET");
+const refuse = (status: number, message: string, headers: Record<string, string> = {}): Answer => ({
+  status,
+  body: { kind: "Status", code: status, message },
+  headers,
+});
+const forever = () => new Promise<Answer>(() => {});
+
+function assertBetween(value: number | null | undefined, least: number, most: number, what: string): void {
+  assert.ok(value != null && value >= least && value <= most, `${what} is ${value}, not in ${least}-${most}`);
+}
+
+/** Matches a text, and the seconds in it that the pattern's groups catch are within bounds. */
+function assertText(
+  text: string | null | undefined,
+  pattern: RegExp,
+  ...bounds: [least: number, most: number][]
+): void {
+  assert.match(text ?? "", pattern);
+  const numbers = pattern.exec(text!)!.slice(1).map(Number);
+  numbers.forEach((number, index) => assertBetween(number, ...bounds[index]!, `number ${index + 1} of '${text}'`));
+}
+
+/** Moments in which lines first match, in the order of the patterns. */
+function assertOrder(lines: string[], ...patterns: RegExp[]): void {
+  const places = patterns.map((pattern) => lines.findIndex((line) => pattern.test(line)));
+  assert.ok(!places.includes(-1), `${patterns[places.indexOf(-1)]} is not in\n${lines.join("\n")}`);
+  assert.deepEqual(
+    places,
+    [...places].sort((a, b) => a - b),
+    `${patterns} are not in this order:\n${lines.join("\n")}`,
+  );
+}
+
+interface Expected {
+  symptom?: Symptom;
+  cause?: Cause;
+  /** With the seconds that are in it, and their bounds on a busy machine. */
+  evidence?: [RegExp, ...[least: number, most: number][]];
+  findings?: string[];
+  flags?: string[];
+}
+
+const EXITED_AT: [least: number, most: number] = [1.9, 4];
+
+/** Disruption, recording, the victim's fault, and what the client must make of it. */
+// deno-fmt-ignore
+const DRILLS: [disrupt: string, recorded: string, fault: string, expected: Expected][] = [
+  ["delete", "delete-graceful", "none", {}],
+  ["delete", "delete-graceful", "none", { flags: ["--reconnect=early", "--sessions=3"] }],
+  ["evict", "evict", "none", {}],
+  ["rollout", "rollout-restart", "none", { flags: ["--sessions=4"] }],
+  ["scale-in", "scale-in", "none", {}],
+  ["force", "force-delete", "none", { findings: ["FORCE_DELETED"] }],
+  ["delete", "delete-sigterm-ignored", "none", { findings: ["EXIT_HUNG"] }],
+  ["delete", "with a preStop hook that fails", "none", { findings: ["PRESTOP_FAILED"] }],
+  ["delete", "delete-sigterm-ignored", "ignore-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "SIGTERM_IGNORED", evidence: [/^exit 137 \(Error\) after 8\.00s of grace$/] }],
+  ["delete", "delete-exit-3", "exit-at-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "EXITED_AT_SIGTERM", evidence: [/^exit 3 \(Error\) ([\d.]+)s after the deletion$/, EXITED_AT] }],
+  ["watch", "crash-sigkill", "crash", { symptom: "CUT_WITHOUT_NOTICE", cause: "CRASHED", evidence: [/^exit 137 \(Error\) without a deletion, restart [01]$/], flags: ["--handovers=1"] }],
+  ["watch", "out of memory", "crash", { symptom: "CUT_WITHOUT_NOTICE", cause: "OOM_KILLED", evidence: [/^exit 137 \(OOMKilled\), the limit is 128Mi, restart [01]$/], flags: ["--handovers=1"] }],
+  ["delete", "delete-sigterm-ignored", "stall", { symptom: "STALLED", cause: "SIGTERM_IGNORED", evidence: [/^exit 137 \(Error\) after 8\.00s of grace$/] }],
+  ["delete", "delete-graceful", "exit-mid-drain", { symptom: "CUT_DURING_DRAIN", cause: "EXIT_BEFORE_FLUSH", evidence: [/^exit 0 \(Completed\) ([\d.]+)s after the deletion, amid the drain$/, EXITED_AT] }],
+  ["delete", "delete-sigterm-ignored", "slow-drain", { symptom: "CUT_DURING_DRAIN", cause: "SIGKILL_AT_GRACE", evidence: [/^drain needs \d+m00s, preStop left ([\d.]+)s of 8s$/, [4, 6.1]] }],
+  ["force", "force-delete", "ignore-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "FORCE_DELETED", evidence: [/^deleted with a grace of 0$/] }],
+  ["delete", "with a preStop hook that fails", "exit-at-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "PRESTOP_FAILED", evidence: [/^FailedPreStopHook: PreStopHook failed: exec: "sleep"/] }],
+  ["delete", "delete-graceful", "skip-notice", { symptom: "NO_NOTICE" }],
+];
+
+/** What each disruption asks of the API, apart from lists and watches. */
+const REQUESTS: Record<
+  string,
+  (pod: string, uid: string) => [right: string, path: string, body?: unknown, type?: string][]
+> = {
+  watch: () => [],
+  delete: (pod, uid) => [["delete pods", `/api/v1/namespaces/rec/pods/${pod}`, {
+    apiVersion: "v1",
+    kind: "DeleteOptions",
+    preconditions: { uid },
+  }]],
+  force: (pod, uid) => [["delete pods", `/api/v1/namespaces/rec/pods/${pod}`, {
+    apiVersion: "v1",
+    kind: "DeleteOptions",
+    preconditions: { uid },
+    gracePeriodSeconds: 0,
+  }]],
+  evict: (pod, uid) => [["create pods/eviction", `/api/v1/namespaces/rec/pods/${pod}/eviction`, {
+    apiVersion: "policy/v1",
+    kind: "Eviction",
+    metadata: { name: pod, namespace: "rec" },
+    deleteOptions: { preconditions: { uid } },
+  }]],
+  rollout: () => [
+    ["get deployments", "/apis/apps/v1/namespaces/rec/deployments/server-deployment"],
+    ["patch deployments", "/apis/apps/v1/namespaces/rec/deployments/server-deployment", {
+      spec: { template: { metadata: { annotations: { "kubectl.kubernetes.io/restartedAt": "now" } } } },
+    }, "merge-patch"],
+  ],
+  "scale-in": (pod) => [
+    ["get deployments", "/apis/apps/v1/namespaces/rec/deployments/server-deployment"],
+    costOf(pod, "-2147483647"),
+    scaleOf(2, 1),
+    scaleOf(1, 2),
+    costOf(pod, null),
+  ],
+};
+
+function costOf(pod: string, cost: string | null): [string, string, unknown, string] {
+  const body = { metadata: { annotations: { "controller.kubernetes.io/pod-deletion-cost": cost } } };
+  return ["patch pods", `/api/v1/namespaces/rec/pods/${pod}`, body, "merge-patch"];
+}
+
+function scaleOf(from: number, to: number): [string, string, unknown, string] {
+  const path = "/apis/apps/v1/namespaces/rec/deployments/server-deployment/scale";
+  return ["patch deployments/scale", path, [
+    { op: "test", path: "/spec/replicas", value: from },
+    { op: "replace", path: "/spec/replicas", value: to },
+  ], "json-patch"];
+}
+
+/** All requests but those of the watches, as `REQUESTS` has them; the time of a restart is now. */
+function asked({ requests }: Started) {
+  return requests.filter((request) => !/^(list|watch) /.test(rightOf(request))).map((request) => {
+    const { path, contentType, method } = request;
+    const text = JSON.stringify(request.body)?.replace(/"20\d\d-\d\d-\d\dT[\d:.]+Z"/, '"now"');
+    const body = text === undefined ? [] : [JSON.parse(text)];
+    return [rightOf(request), path, ...body, ...method === "PATCH" ? [/\/(.*)\+json$/.exec(contentType!)?.[1]] : []];
+  });
+}
+
+/** Verbs and resources that a drill needs; without one of them it says so, and what it has done so far. */
+// deno-fmt-ignore
+const RIGHTS: [right: string, disrupt: string, writes: string[]][] = [
+  ...["pods", "endpointslices", "events"].flatMap((stream): [string, string, string[]][] =>
+    ["list", "watch"].map((verb) => [`${verb} ${stream}`, "delete", []])),
+  ["delete pods", "delete", ["delete pods"]],
+  ["delete pods", "force", ["delete pods"]],
+  ["create pods/eviction", "evict", ["create pods/eviction"]],
+  ["get deployments", "rollout", []],
+  ["get deployments", "scale-in", []],
+  ["patch deployments", "rollout", ["patch deployments"]],
+  ["patch pods", "scale-in", ["patch pods"]],
+  ["patch deployments/scale", "scale-in", ["patch pods", "patch deployments/scale", "patch pods"]],
+];
+
+const skip = certificate() === null && "openssl makes the API server's certificate, and there is none here";
+
+describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
+  const folder = mkdtempSync("dist/app-");
+  after(() => rmSync(folder, { recursive: true }));
+  const plainApp = join(folder, "app.cjs");
+  writeFileSync(plainApp, PLAIN_APP);
+
+  // ---- Disruptions, faults, and what becomes of them
+
+  for (const [disrupt, recorded, fault, { symptom, cause, evidence, findings = [], flags = [] }] of DRILLS) {
+    const what = [disrupt, recorded, ...fault === "none" ? [] : [fault], ...flags].join(" ");
+    const verdict = symptom === undefined ? "PASS" : "FAIL";
+    it(`(${what}) says ${verdict} ${symptom ?? ""} ${cause ?? ""} ${findings}`.trim(), async (t) => {
+      const cluster = await startCluster(t, linesOf(recorded), { flags: [`--fault=${fault}`] });
+      cluster.state.inTurn = disrupt === "rollout";
+      const client = startDrill(t, cluster, disrupt, ...flags);
+      const { handover, code, names, ...result } = await endOf(client);
+      const { victim } = cluster;
+      const summary = client.lines.join("\n");
+
+      assert.deepEqual([code, result.verdict], symptom === undefined ? [0, "PASS"] : [1, "FAIL"], summary);
+      assert.deepEqual(Object.keys(result.symptoms), symptom === undefined ? [] : [symptom]);
+      assert.deepEqual([handover.symptom, handover.cause], [symptom ?? null, cause ?? null], summary);
+      assert.deepEqual(Object.keys(result.symptoms[symptom!]?.causes ?? {}), cause === undefined ? [] : [cause]);
+      if (evidence !== undefined) assertText(handover.evidence, ...evidence);
+      if (cause !== undefined) {
+        assert.ok(result.summary.includes(`cause ${cause}: ${handover.evidence}`), result.summary);
+      }
+      assert.deepEqual(names, findings);
+
+      // Every session of a pod that ended has moved, and says on which pod it was.
+      const ended = MOMENTS[recorded]?.flatMap((moment) => / (\w+) deleted/.exec(moment)?.[1] ?? []) ??
+        [victim.slice(-5)];
+      assert.deepEqual(result.pods.map(({ name }) => name.slice(-5)), ended.length > 0 ? ended : [victim.slice(-5)]);
+      assert.equal(result.failure, null);
+      assert.equal(result.counts.unfinished, 0);
+      for (const { pod, from } of result.handovers) assert.equal(pod, from);
+      assert.deepEqual(
+        [...new Set(result.handovers.map(({ from }) => from.slice(-5)))].sort(),
+        [...ended.length > 0 ? ended : [victim.slice(-5)]].sort(),
+      );
+
+      // Not before every session is steady, and of session 1's pod.
+      const { uid } = [...recording("delete-graceful"), ...linesOf(recorded)].flatMap(({ list }) => list?.items ?? [])
+        .find(({ metadata }) => metadata.name === victim)!.metadata;
+      assert.deepEqual(asked(cluster), REQUESTS[disrupt]!(victim, uid));
+      if (disrupt === "watch") return assert.equal(result.disruption, null);
+      const pod = disrupt === "rollout" ? null : victim;
+      assert.deepEqual({ ...result.disruption, atMs: 0 }, { kind: disrupt, pod, atMs: 0 });
+      assertOrder(client.lines, / started /, / steady /, new RegExp(` disruption +${disrupt} `), / pod .*: deleted/);
+    });
+  }
+
+  it("as text tells the disruption, the handover, then the pod's timeline in its order, and the verdict last", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const command = [process.execPath, "dist/client.js", "--admin-port=0", "--interval=50", "--disrupt=delete"];
+    const client = start(t, command, cluster.env);
+    const { code } = await client.exited;
+    const lines = client.stdout().split("\n");
+    assert.equal(code, 0, client.stdout());
+    assertOrder(
+      lines,
+      new RegExp(`^Disruption +delete of ${cluster.victim}, .* after the start$`),
+      /^Handovers +1 graceful, 0 failed$/,
+      new RegExp(`^slot 1: ${cluster.victim} → .*jqvm8 {2}graceful$`),
+      new RegExp(`^${cluster.victim}$`),
+      /^ +-[\d.]+m?s {2}delete$/,
+      /^ +\+0ms {2}deleted, 8s of grace$/,
+      /^ +\+[\d.]+m?s {2}endpoint terminating, still serving$/,
+      /^ +\+[\d.]+s {2}SHUTDOWN: 1 session$/,
+      /^ +\+[\d.]+s {2}CLOSE: 1 session$/,
+      /^ +\+[\d.]+s {2}ended: 1 session$/,
+      /^ +\+[\d.]+s {2}reconnected: 1 session$/,
+      /^PASS {2}1 handover, 0 messages lost, reconnect p99 /,
+    );
+    const told = lines.flatMap((line) => /^ +([+-][\d.]+)(m?s) {2}/.exec(line)?.slice(1) ?? []);
+    const times = told.flatMap((number, index) =>
+      index % 2 === 0 ? Number(number) * (told[index + 1] === "s" ? 1000 : 1) : []
+    );
+    assert.deepEqual(times, [...times].sort((a, b) => a - b));
+    assert.ok(times.length >= 9, `${times}`);
+    assertOrder(
+      lines,
+      /^ +\+2\.00s {2}SIGTERM at the earliest: preStop\.sleep is over$/,
+      /^ +\+[\d.]+s {2}exit 0 \(Completed\)$/,
+    );
+  });
+
+  // ---- Before the disruption
+
+  for (const stream of ["pods", "endpointslices", "events"]) {
+    it(`begins once the watch of ${stream} is open, however long that takes`, async (t) => {
+      let isOpen = false;
+      const cluster = await startCluster(t, "delete-graceful", {
+        answer: async (request) => {
+          if (rightOf(request) !== `watch ${stream}`) return undefined;
+          await new Promise((resolve) => setTimeout(resolve, 1000)); // a slow API server
+          isOpen = true;
+          return undefined;
+        },
+      });
+      await startDrill(t, cluster, "delete").line(/ started /);
+      assert.ok(isOpen);
+      assert.deepEqual(writesOf(cluster), []);
+    });
+  }
+
+  it("disrupts nothing before the last session is steady", async (t) => {
+    let isAdmitted = false;
+    const cluster = await startCluster(t, "delete-graceful", {
+      admit: async (index) => {
+        if (index !== 1) return;
+        await client.line(/ disruption +waiting for 2 sessions to be steady/);
+        await client.line(/ session-opened /);
+        await new Promise((resolve) => setTimeout(resolve, 1000)); // a slow Service
+        assert.deepEqual(writesOf(cluster), []);
+        isAdmitted = true;
+      },
+    });
+    const client = startDrill(t, cluster, "delete", "--sessions=2");
+    await client.line(/ disruption +delete /);
+    assert.ok(isAdmitted);
+  });
+
+  it("disrupts nothing before every pod of the selector is ready", async (t) => {
+    const notReady = ({ status }: KubernetesObject) => {
+      for (const condition of status?.conditions ?? []) if (condition.type === "Ready") condition.status = "False";
+    };
+    const lines = edited(
+      "delete-graceful",
+      (object, { t }) => t === null && object.metadata.name.endsWith("jqvm8") && notReady(object),
+    );
+    const cluster = await startCluster(t, lines);
+    const client = startDrill(t, cluster, "delete");
+    await client.line(/ disruption +waiting for every pod of app=server to be ready/);
+    assert.deepEqual(writesOf(cluster), []);
+    const object = recording("delete-graceful")[0]!.list!.items.find(({ metadata }) =>
+      metadata.name.endsWith("jqvm8")
+    )!;
+    object.metadata.resourceVersion = cluster.version();
+    cluster.publish({ t: 0, stream: "pods", type: "MODIFIED", object });
+    await client.line(/ disruption +delete /);
+    assertOrder(client.lines, / steady /, / waiting for every pod /, / disruption +delete /);
+  });
+
+  it("watches the pods of its selector, the EndpointSlices, and the events of failed hooks, from their lists on", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    await startDrill(t, cluster, "watch", "--target-selector=app=server,tier in (a,b)").line(/ started /);
+    const seen = cluster.requests.map((request) => [rightOf(request), request.path, Object.fromEntries(request.query)]);
+    const watching = {
+      watch: "1",
+      allowWatchBookmarks: "true",
+      timeoutSeconds: "60",
+      resourceVersion: cluster.version(),
+    };
+    const expected = [
+      ["pods", "/api/v1/namespaces/rec/pods", { labelSelector: "app=server,tier in (a,b)" }],
+      ["endpointslices", "/apis/discovery.k8s.io/v1/namespaces/rec/endpointslices", {}],
+      ["events", "/api/v1/namespaces/rec/events", { fieldSelector: "reason=FailedPreStopHook" }],
+    ].flatMap(([stream, path, query]) => [
+      [`list ${stream}`, path, query],
+      [`watch ${stream}`, path, { ...query as object, ...watching }],
+    ]);
+    assert.deepEqual(seen.sort(), expected.sort());
+  });
+
+  // ---- What the API server does not allow
+
+  for (const [right, disrupt, writes] of RIGHTS) {
+    it(`(${disrupt}) without the right to ${right} says so in one line, and disrupts nothing`, async (t) => {
+      const cluster = await startCluster(t, "delete-graceful", {
+        answer: (request) =>
+          rightOf(request) === right
+            ? refuse(403, `${right.split(" ")[1]} is forbidden: User "drill" cannot`)
+            : undefined,
+      });
+      const complaint = `^Cannot ${right} in namespace rec: HTTP 403, ${
+        right.split(" ")[1]
+      } is forbidden: User "drill" cannot$`;
+      await assertRefused(startDrill(t, cluster, disrupt), new RegExp(complaint));
+      const written = writesOf(cluster).map(rightOf).filter((right, index, all) => right !== all[index - 1]);
+      assert.deepEqual(written, writes);
+      assert.deepEqual([cluster.deployment.spec.replicas, cluster.playing()], [2, false]);
+      assert.deepEqual(
+        [...cluster.lists.pods.values()].flatMap(({ metadata }) => Object.keys(metadata.annotations ?? {})),
+        [],
+      );
+    });
+  }
+
+  /** What is missing, what the client is told, and its complaint. */
+  // deno-fmt-ignore
+  const NOT_RUNNABLE: [title: string, disrupt: string, flags: string[], change: (cluster: Started) => object | Promise<object>, complaint: RegExp][] = [
+    ["without KUBERNETES_SERVICE_HOST", "delete", [], () => ({ KUBERNETES_SERVICE_HOST: "" }), /^--disrupt works in a pod: KUBERNETES_SERVICE_HOST and _PORT are not set here$/],
+    ["without KUBERNETES_SERVICE_PORT", "watch", [], () => ({ KUBERNETES_SERVICE_PORT: "" }), /^--disrupt works in a pod: /],
+    ["without a service account", "delete", [], () => ({ SERVICE_ACCOUNT: "/no/such/folder" }), /^--disrupt needs a service account: ENOENT.*\/no\/such\/folder\/namespace'$/],
+    ["without a token", "delete", [], ({ folder }) => (rmSync(`${folder}/token`), {}), /^--disrupt needs a service account: ENOENT.*\/token'$/],
+    ["with a token that is not accepted", "delete", [], ({ folder }) => (writeFileSync(`${folder}/token`, "old"), {}), /^Cannot list \w+ in namespace rec: HTTP 401, Unauthorized$/],
+    ["without the API server's CA", "delete", [], () => ({ NODE_EXTRA_CA_CERTS: "" }), /^Cannot list \w+ at https:\/\/127\.0\.0\.1:\d+: DEPTH_ZERO_SELF_SIGNED_CERT$/],
+    ["where nobody listens for the API", "delete", [], async () => ({ KUBERNETES_SERVICE_PORT: /:(\d+)/.exec(await deadUrl())![1] }), /^Cannot list \w+ at https:\/\/127\.0\.0\.1:\d+: ECONNREFUSED$/],
+    ["of a Deployment that is not there", "rollout", ["--target-deployment=other"], () => ({}), /^Cannot get deployments in namespace rec: HTTP 404, deployments\.apps "other" not found$/],
+    ["of a Deployment that is not there", "scale-in", ["--target-deployment=other"], () => ({}), /^Cannot get deployments in namespace rec: HTTP 404, /],
+    ["of a Deployment that is paused", "rollout", [], ({ deployment }) => Object.assign(deployment.spec, { paused: true }) && {}, /^Cannot roll server-deployment: it is paused$/],
+    ["of a Deployment with one replica", "scale-in", [], ({ deployment }) => (deployment.spec.replicas = 1, {}), /^Cannot scale in server-deployment: it has 1 replica, and two are needed$/],
+    ["of a Deployment without replicas", "scale-in", [], ({ deployment }) => (deployment.spec.replicas = 0, {}), /^Cannot scale in server-deployment: it has 0 replicas, and two are needed$/],
+  ];
+  for (const [title, disrupt, flags, change, complaint] of NOT_RUNNABLE) {
+    it(`(${disrupt}) ${title} ends with one line and exit 2, and disrupts nothing`, async (t) => {
+      let accepted = "first";
+      const cluster = await startCluster(t, "delete-graceful", {
+        answer: () => accepted === "first" ? undefined : refuse(401, "Unauthorized"),
+      });
+      const env = { ...cluster.env, ...await change(cluster) };
+      if (title.includes("not accepted")) accepted = "another";
+      await assertRefused(startDrill(t, { env }, disrupt, ...flags), complaint);
+      assert.deepEqual(writesOf(cluster), []);
+    });
+  }
+
+  it("where no pod matches the selector ends with one line and exit 2", async (t) => {
+    const none = { status: 200, body: { metadata: { resourceVersion: "1" }, items: [] } };
+    const cluster = await startCluster(t, "delete-graceful", {
+      answer: (request) => rightOf(request) === "list pods" ? none : undefined,
+    });
+    const client = startDrill(t, cluster, "delete", "--target-selector=app=nobody");
+    await assertRefused(client, /^No ready pod matches --target-selector app=nobody in namespace rec$/);
+    assert.deepEqual(writesOf(cluster), []);
+  });
+
+  it("where the API answers with something else than JSON ends with one line and exit 2", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful", {
+      answer: (request) =>
+        rightOf(request) === "list pods" ? { status: 200, body: "<html>\n<p>Sign in first" } : undefined,
+    });
+    await assertRefused(startDrill(t, cluster, "delete"), /^Cannot list pods /);
+  });
+
+  for (const [dialect, flags] of [["v1", []], ["plain", ["--dialect=plain", "--silence-timeout=3000"]]] as const) {
+    it(`fails where no session was on the pod that ended (${dialect})`, async (t) => {
+      const { url } = await startServer(t);
+      const { cluster, code, summary, failure } = await drill(t, "delete-graceful", "delete", [
+        `--url=${url}`,
+        ...flags,
+      ]);
+      assert.deepEqual([code, failure], [1, `no session was on ${cluster.victim}: nothing to judge`]);
+      assert.equal(summary, `FAIL  ${failure}`);
+      assert.deepEqual(asked(cluster).map(([right]) => right), ["delete pods"]);
+    });
+  }
+
+  it("fails where only a session of a server that is none of the pods has moved meanwhile", async (t) => {
+    const servers = await Promise.all([startServer(t), startServer(t, "--name=server-2")]);
+    const cluster = await startCluster(t, "delete-graceful");
+    const client = startDrill(t, cluster, "delete", ...servers.map(({ url }) => `--url=${url}`));
+    await client.line(/ pod .*: deleted/);
+    servers[0]!.child.kill("SIGTERM");
+    const { code, counts, failure } = await endOf(client);
+    assert.deepEqual(counts, { graceful: 1, failed: 0, unfinished: 0 });
+    assert.deepEqual([code, failure], [1, `no session was on ${cluster.victim}: nothing to judge`]);
+  });
+
+  it("(rollout) fails at --timeout while not every pod is replaced", async (t) => {
+    const cluster = await startCluster(t, recording("rollout-restart").filter(({ t }) => t === null || t < 2000));
+    const { code, failure, summary } = await endOf(startDrill(t, cluster, "rollout", "--timeout=4000"));
+    assert.deepEqual([code, failure], [
+      1,
+      "rollout is not over: waiting for 2 pods of server-deployment to be replaced",
+    ]);
+    assert.equal(summary, `FAIL  ${failure}`);
+  });
+
+  // ---- Eviction
+
+  it("(evict) waits as long as the API says where a budget forbids it, and says so", async (t) => {
+    const words = "Cannot evict pod as it would violate the pod's disruption budget.";
+    const answers = [refuse(429, words, { "retry-after": "1" }), refuse(429, words, { "retry-after": "2" })];
+    const { cluster, client, code, verdict } = await drill(t, "evict", "evict", [], {
+      answer: (request) => rightOf(request) === "create pods/eviction" ? answers.shift() : undefined,
+    });
+    assert.deepEqual([code, verdict], [0, "PASS"]);
+    const tries = writesOf(cluster);
+    assert.deepEqual(tries.map(rightOf), Array(3).fill("create pods/eviction"));
+    assert.deepEqual([tries[1]!.body, tries[2]!.body], [tries[0]!.body, tries[0]!.body]);
+    assertBetween(tries[1]!.atMs - tries[0]!.atMs, 990, 2500, "ms to the second try");
+    assertBetween(tries[2]!.atMs - tries[1]!.atMs, 1990, 3500, "ms to the third try");
+    const said = (again: string) =>
+      new RegExp(` disruption +Cannot create pods/eviction .*: HTTP 429, ${words}; again in ${again}$`);
+    assertOrder(client.lines, said("1\\.00s"), said("2\\.00s"), / pod .*: deleted \(EvictionByEvictionAPI\)/);
+  });
+
+  it("(evict) fails at --timeout where a budget forbids it, and names it", async (t) => {
+    const { cluster, code, failure, summary } = await drill(t, "evict", "evict", ["--timeout=3000"], {
+      answer: (request) =>
+        rightOf(request) === "create pods/eviction" ? refuse(429, "the pod's disruption budget") : undefined,
+    });
+    assert.equal(code, 1);
+    assert.equal(
+      failure,
+      "evict is not over: waiting for the eviction: Cannot create pods/eviction in namespace rec: " +
+        "HTTP 429, the pod's disruption budget",
+    );
+    assert.equal(summary, `FAIL  ${failure}`);
+    assert.equal(cluster.playing(), false);
+    assert.equal(writesOf(cluster).length, 1); // without Retry-After it waits 5 s
+  });
+
+  // ---- What scale-in undoes
+
+  it("(scale-in) undoes all of it on SIGTERM, and fails", async (t) => {
+    const cluster = await startCluster(t, "scale-in");
+    const client = startDrill(t, cluster, "scale-in");
+    await client.line(/ pod .*: deleted/);
+    assert.equal(cluster.deployment.spec.replicas, 1);
+    client.child.kill("SIGTERM");
+    const { code, failure } = await endOf(client);
+    assert.deepEqual([code, failure], [1, "scale-in is not over: waiting for the pod to end"]);
+    assert.deepEqual(asked(cluster), REQUESTS["scale-in"]!(cluster.victim, ""));
+    assert.equal(cluster.deployment.spec.replicas, 2);
+    assert.equal(costNow(cluster), undefined);
+    assert.ok(client.lines.some((line) => / server-deployment has 2 replicas again$/.test(line)));
+  });
+
+  /** As the API server has it. */
+  const costNow = ({ lists, victim }: Started) =>
+    [...lists.pods.values()].find(({ metadata }) => metadata.name === victim)!
+      .metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"];
+
+  it("(scale-in) takes the pod's cost away on SIGTERM before it has scaled", async (t) => {
+    const cluster = await startCluster(t, "scale-in", {
+      answer: (request) => rightOf(request) === "patch deployments/scale" ? refuse(503, "busy") : undefined,
+    });
+    const client = startDrill(t, cluster, "scale-in");
+    while (writesOf(cluster).length < 2) await new Promise((resolve) => setTimeout(resolve, 20));
+    client.child.kill("SIGTERM");
+    assert.notEqual((await client.exited).code, 0);
+    assert.deepEqual([cluster.deployment.spec.replicas, cluster.playing(), costNow(cluster)], [2, false, undefined]);
+  });
+
+  it("(scale-in) undoes also what the API has not confirmed yet when SIGTERM comes", async (t) => {
+    const cluster = await startCluster(t, "scale-in", {
+      answer: async (request) => {
+        if (rightOf(request) !== "patch deployments/scale" || client.child.killed) return undefined;
+        cluster.usualAnswer(request); // done, but the answer takes its time
+        client.child.kill("SIGTERM");
+        await client.line(/ stopping /);
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        return { status: 200, body: {} };
+      },
+    });
+    const client = startDrill(t, cluster, "scale-in");
+    await client.exited;
+    assert.equal(cluster.deployment.spec.replicas, 2, client.lines.join("\n"));
+    assert.equal(costNow(cluster), undefined);
+  });
+
+  it("(scale-in) undoes also what the API has done and answered with an error", async (t) => {
+    let times = 0;
+    const cluster = await startCluster(t, "scale-in", {
+      answer: (request) => {
+        if (rightOf(request) !== "patch deployments/scale" || times++ > 0) return undefined;
+        cluster.usualAnswer(request);
+        return refuse(500, "etcdserver: request timed out");
+      },
+    });
+    const client = startDrill(t, cluster, "scale-in");
+    await client.exited;
+    assert.equal(cluster.deployment.spec.replicas, 2, client.lines.join("\n"));
+    assert.equal(costNow(cluster), undefined);
+  });
+
+  it("(scale-in) leaves the replicas as they are where another hand has scaled meanwhile, and says so", async (t) => {
+    const cluster = await startCluster(t, "scale-in");
+    const client = startDrill(t, cluster, "scale-in");
+    await client.line(/ pod .*: deleted/);
+    cluster.deployment.spec.replicas = 5;
+    const { code, failure } = await endOf(client);
+    assert.deepEqual([code, failure, cluster.deployment.spec.replicas], [0, null, 5]);
+    assert.ok(client.lines.some((line) => / disruption +another hand has scaled meanwhile: left as it is$/.test(line)));
+    assert.deepEqual(asked(cluster).at(-1), costOf(cluster.victim, null));
+  });
+
+  it("(scale-in) fails where it cannot restore the replicas, says what is left, and takes the cost away all the same", async (t) => {
+    const { cluster, code, verdict, failure, summary } = await drill(t, "scale-in", "scale-in", [], {
+      answer: (request) =>
+        rightOf(request) === "patch deployments/scale" && (request.body as { value: number }[])[1]!.value === 2
+          ? refuse(500, "etcdserver: no leader")
+          : undefined,
+    });
+    const why = "Cannot patch deployments/scale in namespace rec: HTTP 500, etcdserver: no leader";
+    assert.deepEqual([code, verdict, failure], [1, "FAIL", `the workload is not as it was: ${why}`]);
+    assert.equal(summary, `FAIL  ${failure}`);
+    const expected = [
+      ...REQUESTS["scale-in"]!(cluster.victim, "").slice(0, -1),
+      ...Array(3).fill(scaleOf(1, 2)),
+      costOf(cluster.victim, null),
+    ];
+    assert.deepEqual(asked(cluster), expected); // tried four times
+  });
+
+  it("(scale-in) does not mind that the pod's cost went with the pod", async (t) => {
+    const { cluster, code } = await drill(t, "scale-in", "scale-in", [], {
+      answer: (request) =>
+        rightOf(request) === "patch pods" && JSON.stringify(request.body).includes("null")
+          ? refuse(404, "pods not found")
+          : undefined,
+    });
+    assert.deepEqual([code, cluster.deployment.spec.replicas], [0, 2]);
+  });
+
+  // ---- An API server that is slow, that errs, that forgets
+
+  it("(delete) asks again where the API server errs, and takes a pod that is gone already for deleted", async (t) => {
+    let times = 0;
+    const cluster = await startCluster(t, "delete-graceful", {
+      answer: (request) => {
+        if (request.method !== "DELETE") return undefined;
+        cluster.play();
+        return times++ === 0 ? refuse(500, "internal error") : refuse(404, "pods not found");
+      },
+    });
+    const { code } = await endOf(startDrill(t, cluster, "delete"));
+    assert.deepEqual([code, writesOf(cluster).length], [0, 2]);
+  });
+
+  it("ends at --timeout while the API server does not answer, with a verdict and no stack", async (t) => {
+    const { client, code, failure } = await drill(t, "delete-graceful", "delete", ["--timeout=3000"], {
+      answer: (request) => request.method === "DELETE" ? forever() : undefined,
+    });
+    assert.deepEqual([code, failure], [1, "delete is not over: waiting for the delete"]);
+    assert.deepEqual(client.lines.filter((line) => /^ +at /.test(line)), []);
+  });
+
+  it("goes on with a token that is renewed meanwhile", async (t) => {
+    let watches = 0;
+    const cluster = await startCluster(t, "delete-graceful", {
+      answer: (request) => {
+        if (/^watch /.test(rightOf(request)) && ++watches === 3) writeFileSync(`${cluster.folder}/token`, "second");
+        return undefined;
+      },
+    });
+    assert.equal((await endOf(startDrill(t, cluster, "delete"))).code, 0);
+  });
+
+  /** What happens to the watches between the deletion and the exit. */
+  // deno-fmt-ignore
+  const INTERRUPTIONS: [title: string, interrupt: (cluster: Started) => void, answer?: "410" | "ERROR"][] = [
+    ["end, as each does after a while", ({ watches }) => watches.forEach(({ response }) => response.end())],
+    ["break amid a line", ({ watches }) => watches.forEach(({ response }) => response.write('{"type":"MODI', () => response.destroy()))],
+    ["end, and the API server has forgotten where (HTTP 410)", ({ watches }) => watches.forEach(({ response }) => response.end()), "410"],
+    ["end, and the API server has forgotten where (ERROR)", ({ watches }) => watches.forEach(({ response }) => response.end()), "ERROR"],
+    ["send what is no JSON", ({ watches }) => watches.forEach(({ response }) => response.write("<html>\n"))],
+    ["send JSON that is no event", ({ watches }) => watches.forEach(({ response }) => response.write('{}\nnull\n"ADDED"\n'))],
+    ["send an error without a code", ({ watches }) => watches.forEach(({ response }) => response.write('{"type":"ERROR","object":{}}\n'))],
+  ];
+  for (const [title, interrupt, answer] of INTERRUPTIONS) {
+    it(`names the cause though its watches ${title}`, async (t) => {
+      const forgotten = new Set<string>();
+      const cluster = await startCluster(t, "delete-exit-3", {
+        flags: ["--fault=exit-at-sigterm"],
+        answer: (request) => {
+          const [verb, stream] = rightOf(request).split(" ") as [string, string];
+          if (verb === "list") forgotten.delete(stream);
+          if (verb !== "watch" || !forgotten.has(stream)) return undefined;
+          const object = { kind: "Status", code: 410, message: "too old resource version" };
+          return answer === "410" ? { status: 410, body: object } : { status: 200, body: { type: "ERROR", object } };
+        },
+      });
+      const client = startDrill(t, cluster, "delete");
+      await client.line(/ endpoint .*: endpoint terminating/);
+      if (answer !== undefined) { for (const stream of ["pods", "endpointslices", "events"]) forgotten.add(stream); }
+      const before = cluster.requests.length;
+      interrupt(cluster);
+      const { code, handover, pods } = await endOf(client);
+      assert.deepEqual([code, handover.cause], [1, "EXITED_AT_SIGTERM"], client.lines.join("\n"));
+      assertText(handover.evidence, /^exit 3 \(Error\) ([\d.]+)s after the deletion$/, EXITED_AT);
+      assert.equal(pods.length, 1);
+      const again = cluster.requests.slice(before).map(rightOf);
+      for (const stream of ["pods", "endpointslices", "events"]) {
+        assert.ok(again.includes(`watch ${stream}`), `${stream} is not watched again: ${again}`);
+        assert.equal(again.includes(`list ${stream}`), answer !== undefined, `${again}`);
+      }
+    });
+  }
+
+  it("watches on from where it was: from the last event, or a later bookmark", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const client = startDrill(t, cluster, "watch", "--handovers=1");
+    await client.line(/ steady /);
+    cluster.play();
+    await client.line(/ endpoint .*: endpoint terminating/);
+    const bookmark = { type: "BOOKMARK", object: { kind: "Event", metadata: { resourceVersion: "123456" } } };
+    const lastOf = (stream: "pods" | "endpointslices") => cluster.past[stream].at(-1)!.object!.metadata.resourceVersion;
+    const expected = [lastOf("pods"), lastOf("endpointslices"), "123456"];
+    for (const { stream, response } of [...cluster.watches]) {
+      if (stream === "events") response.write(`${JSON.stringify(bookmark)}\n`);
+      response.end();
+    }
+    const { code } = await endOf(client);
+    const from = (stream: string) =>
+      cluster.requests.filter((request) => rightOf(request) === `watch ${stream}`)[1]?.query.get("resourceVersion");
+    assert.deepEqual(["pods", "endpointslices", "events"].map(from), expected);
+    assert.equal(code, 0);
+  });
+
+  // ---- What only looks on, and what is no pod's fault
+
+  it("(watch) judges what another hand disrupts", async (t) => {
+    const cluster = await startCluster(t, "evict");
+    const client = startDrill(t, cluster, "watch", "--handovers=1");
+    await client.line(/ steady /);
+    cluster.play();
+    const { code, verdict, disruption, pods, handover } = await endOf(client);
+    assert.deepEqual([code, verdict, disruption], [0, "PASS", null]);
+    assert.deepEqual([pods.map(({ name }) => name), handover.pod], [[cluster.victim], cluster.victim]);
+    assert.deepEqual(asked(cluster), []);
+  });
+
+  it("(watch) says NO_POD_EVENT where the network cuts, once the cluster has had 5 s to tell", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const client = startDrill(t, cluster, "watch", "--handovers=1");
+    await client.line(/ steady /);
+    cluster.cut();
+    const { code, handover, durationMs, pods } = await endOf(client);
+    assert.deepEqual([code, handover.symptom, handover.cause], [1, "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"]);
+    assert.equal(handover.evidence, `${cluster.victim} was neither deleted nor restarted`);
+    assert.deepEqual(pods, []);
+    assertBetween(durationMs - handover.endedMs!, 5000, 9000, "ms of patience");
+  });
+
+  it("(delete) says INTERMEDIARY_CUT where a proxy cuts before SIGTERM", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const client = startDrill(t, cluster, "delete");
+    await client.line(/ pod .*: deleted/);
+    cluster.cut();
+    const { code, symptoms, handover } = await endOf(client);
+    assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["CUT_WITHOUT_NOTICE"], "INTERMEDIARY_CUT"]);
+    assertText(handover.evidence, /^cut ([\d.]+)ms after the deletion; the pod ran on for ([\d.]+)s$/, [0, 999], [
+      1,
+      3,
+    ]);
+  });
+
+  it("(delete) waits for the end of a pod that has crashed before, and finds that it hung", async (t) => {
+    const change = (object: KubernetesObject, ready: string) => {
+      for (const condition of object.status?.conditions ?? []) if (condition.type === "Ready") condition.status = ready;
+      return object;
+    };
+    const cluster = await startCluster(
+      t,
+      edited("delete-sigterm-ignored", (object, { t }) => t === null && change(object, "False")),
+    );
+    const client = startDrill(t, cluster, "delete");
+    await client.line(/ disruption +waiting for every pod /);
+    const [victim, other] = [0, 1].map((index) => recording("delete-sigterm-ignored")[0]!.list!.items[index]!);
+    const show = (object: KubernetesObject) => {
+      const metadata = { ...object.metadata, resourceVersion: cluster.version() };
+      cluster.publish({ t: 0, stream: "pods", type: "MODIFIED", object: { ...structuredClone(object), metadata } });
+    };
+    const [status] = victim!.status!.containerStatuses!;
+    show(
+      change({
+        ...victim!,
+        status: { ...victim!.status, containerStatuses: [{ ...status!, state: terminated(1, "crashed") }] },
+      }, "False"),
+    );
+    await client.line(/ pod .*: exit 1 \(Error\)/);
+    Object.assign(status!, { restartCount: 1, lastState: terminated(1, "crashed") });
+    show(change(victim!, "True"));
+    show(change(other!, "True"));
+    const { code, names } = await endOf(client);
+    assert.deepEqual([code, names], [0, ["EXIT_HUNG"]]);
+  });
+
+  // ---- The way to the next session
+
+  it("(delete) says NO_READY_PEER where no endpoint is ready", async (t) => {
+    const lines = edited("delete-graceful", ({ endpoints }) => {
+      for (const { targetRef, conditions } of endpoints ?? []) {
+        if (!targetRef!.uid!.startsWith("4fe9303d")) Object.assign(conditions!, { ready: false, serving: false });
+      }
+    });
+    const cluster = await startCluster(t, lines);
+    const client = startDrill(t, cluster, "delete", "--max-reconnect=0");
+    await Promise.all([client.line(/ dial-failed /), client.line(/ endpoint .*: endpoint gone/)]);
+    const { object } = recording("delete-graceful").findLast(({ stream }) => stream === "endpointslices")!;
+    object!.metadata.resourceVersion = cluster.version();
+    cluster.publish({ t: 0, stream: "endpointslices", type: "MODIFIED", object: object! });
+    const { code, symptoms, handover } = await endOf(client);
+    assert.deepEqual([code, Object.keys(symptoms)], [1, ["SLOW_RECONNECT"]]);
+    assert.deepEqual([handover.cause, handover.evidence], ["NO_READY_PEER", "no ready endpoint to dial"]);
+  });
+
+  it("(delete) says ENDPOINT_RACE where dials meet the pod that drains", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    cluster.state.pinned = cluster.victim;
+    await connect(t, (await cluster.pod(cluster.victim)).url); // never confirms, so the drain goes on
+    const client = startDrill(t, cluster, "delete", "--max-reconnect=0");
+    await client.line(/ dial-failed .*HTTP 503/);
+    cluster.state.pinned = undefined;
+    const { code, symptoms, handover, findings } = await endOf(client);
+    assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["SLOW_RECONNECT"], "ENDPOINT_RACE"]);
+    assertText(handover.evidence, /^last dial that reached the ending pod at \+([\d.]+)s$/, [1.9, 4.5]);
+    assert.deepEqual(findings.map(({ name }) => name), ["ENDPOINT_RACE"]);
+    const met =
+      /^\d+ new connections? met a pod after its deletion, the last at \+([\d.]+)s; its preStop.sleep is 2s: make it ([456])s or more$/;
+    assertText(findings[0]!.text, met, [1.9, 4.5], [4, 6]);
+  });
+
+  it("(delete) says ENDPOINT_RACE where the next session is on the same server", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    cluster.state.pinned = cluster.victim;
+    const client = startDrill(t, cluster, "delete", "--expect=moved");
+    await client.line(/ endpoint .*: endpoint terminating/);
+    cluster.cut();
+    await client.line(/ handover .*SAME_SERVER/);
+    cluster.state.pinned = undefined;
+    const { code, handovers } = await endOf(client);
+    assert.deepEqual([code, handovers.map(({ symptom, cause }) => [symptom, cause])], [1, [[
+      "SAME_SERVER",
+      "ENDPOINT_RACE",
+    ], [null, null]]]);
+    assertText(handovers[0]!.evidence, /^last dial that reached the ending pod at \+(\d+)ms$/, [0, 999]);
+  });
+
+  it("(delete) finds in a probe that preStop covers the endpoint race", async (t) => {
+    let isTerminating = false;
+    const cluster = await startCluster(t, "delete-graceful", {
+      admit: () => void (isTerminating && (cluster.state.pinned = undefined)), // after this one
+    });
+    cluster.state.pinned = cluster.victim;
+    const client = startDrill(t, cluster, "delete", "--probe-interval=100");
+    await client.line(/ endpoint .*: endpoint terminating/);
+    isTerminating = true;
+    const { code, findings } = await endOf(client);
+    assert.deepEqual([code, findings.map(({ name }) => name)], [0, ["ENDPOINT_RACE"]]);
+    const covered =
+      /^[12] new connections? met a pod after its deletion, the last at \+(\d+)ms; its preStop.sleep is 2s, which covers it$/;
+    assertText(findings[0]!.text, covered, [0, 999]);
+  });
+
+  // ---- The plain dialect
+
+  it("(delete) judges an application that speaks no dialect of ours, by the pod that was ending", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful", { program: plainApp });
+    const client = startDrill(t, cluster, "delete", "--silence-timeout=3000");
+    const { code, verdict, handovers } = await endOf(client);
+    assert.deepEqual([code, verdict, handovers.length], [0, "PASS", 1]);
+    const { dialect, from, pod } = handovers[0]!;
+    assert.deepEqual([dialect, from, pod], ["plain", cluster.env.SERVER_URL, cluster.victim]);
+  });
+
+  it("(delete) names the cause for an application that speaks no dialect of ours", async (t) => {
+    const cluster = await startCluster(t, "delete-sigterm-ignored", { program: plainApp, flags: ["--deaf"] });
+    const { code, symptoms, handover } = await endOf(startDrill(t, cluster, "delete", "--silence-timeout=3000"));
+    assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["CUT_WITHOUT_NOTICE"], "SIGTERM_IGNORED"]);
+    assert.deepEqual([handover.pod, handover.evidence], [cluster.victim, "exit 137 (Error) after 8.00s of grace"]);
+  });
+
+  it("(delete) judges our server in the plain dialect", async (t) => {
+    const { code, handover, cluster } = await drill(t, "delete-graceful", "delete", [
+      "--dialect=plain",
+      "--silence-timeout=3000",
+      "--expect=notice,farewell,clean,moved",
+    ]);
+    assert.deepEqual([code, handover.dialect, handover.pod], [0, "plain", cluster.victim]);
+  });
+
+  it("(delete) knows the pod of a plain session by its address, where no Service is in between", async (t) => {
+    const addresses: Record<string, string> = { dlw2s: "127.0.0.1", jqvm8: "127.0.0.2" };
+    const lines = edited("delete-graceful", ({ status, metadata }) => {
+      const address = addresses[metadata.name.slice(-5)];
+      if (status?.podIP && address) status.podIP = address;
+    });
+    const cluster = await startCluster(t, lines);
+    const names = recording("delete-graceful")[0]!.list!.items.map(({ metadata }) => metadata.name);
+    const urls = await Promise.all(
+      names.map(async (name) => `--url=ws://${addresses[name.slice(-5)]}:${(await cluster.pod(name)).port}/ws`),
+    );
+    const client = startDrill(t, cluster, "delete", ...urls, "--dialect=plain", "--silence-timeout=3000");
+    const { code, handover } = await endOf(client);
+    assert.deepEqual([code, handover.from, handover.to, handover.pod], [0, names[0], names[1], names[0]]);
+  });
+});
