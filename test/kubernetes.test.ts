@@ -157,7 +157,7 @@ const VARIANTS: Record<string, () => Recorded[]> = {
       if (metadata.deletionGracePeriodSeconds === 8) metadata.deletionGracePeriodSeconds = 60;
       if (line.t !== null && line.t >= 8288 && line.t < 60_000) line.t += 52_000;
     }),
-  "without preStop": () => edited("delete-exit-3", ({ spec }) => delete spec?.containers[0]!.lifecycle),
+  "without preStop": () => edited("delete-exit-3", ({ spec }) => delete spec!.containers[0]!.lifecycle),
   "without the exit": () =>
     edited(
       "delete-exit-3",
@@ -168,7 +168,7 @@ const VARIANTS: Record<string, () => Recorded[]> = {
   "out of memory without a limit": () =>
     edited("crash-sigkill", (object) => {
       outOfMemory(object);
-      delete object.spec?.containers[0]!.resources;
+      delete object.spec!.containers[0]!.resources;
     }),
   "out of memory amid the drain": () =>
     edited("delete-graceful", ({ status }) => {
