@@ -82,6 +82,10 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   ["killed 1.01 s before its grace is over", drainCut(2150, 7050), "cut after a notice", "CUT_DURING_DRAIN", "CRASHED: exit 137 (Error) 6.99s after the deletion, before its grace of 8s was over"],
   ["killed 1 s before its grace is over", cut(7050), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
   ["with a grace of 60 s", cut(60_200), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 1m00s of grace"],
+  ["with a grace of 60 s", silent(10_000), "silent, and given up 50 s before the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 1m00s of grace"],
+  ["with a grace of 60 s", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 59ms after the deletion; the pod ran on for 1m00s"],
+  ["exited as its grace was over", cut(8200), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 1 (Error) 8.15s after the deletion"],
+  ["exited as its grace was over", drainCut(2150, 8200), "cut after a notice", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 1 (Error) 8.15s after the deletion, amid the drain"],
   // Exit 3 at 2.27 s, right after the preStop.
   ["delete-exit-3", cut(2200), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
   ["delete-exit-3", drainCut(2130, 2200), "cut after a notice", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 3 (Error) 2.15s after the deletion, amid the drain"],
@@ -157,7 +161,10 @@ const VARIANTS: Record<string, () => Recorded[]> = {
       if (metadata.deletionGracePeriodSeconds === 8) metadata.deletionGracePeriodSeconds = 60;
       if (line.t !== null && line.t >= 8288 && line.t < 60_000) line.t += 52_000;
     }),
-  "without preStop": () => edited("delete-exit-3", ({ spec }) => delete spec!.containers[0]!.lifecycle),
+  "exited as its grace was over": () =>
+    edited("delete-sigterm-ignored", ({ status }) => exitsIn(status).forEach((exit) => exit.exitCode = 1)),
+  "without preStop": () =>
+    edited("delete-exit-3", ({ spec }) => spec?.containers.forEach((container) => delete container.lifecycle)),
   "without the exit": () =>
     edited(
       "delete-exit-3",
@@ -168,7 +175,7 @@ const VARIANTS: Record<string, () => Recorded[]> = {
   "out of memory without a limit": () =>
     edited("crash-sigkill", (object) => {
       outOfMemory(object);
-      delete object.spec!.containers[0]!.resources;
+      for (const container of object.spec?.containers ?? []) delete container.resources;
     }),
   "out of memory amid the drain": () =>
     edited("delete-graceful", ({ status }) => {
@@ -851,6 +858,7 @@ describe("the evidence", () => {
     const wasKilled = (recorded: string) => [...watch(linesOf(recorded)).pods.values()].some(wasKilledAtGrace);
     const killed = ["delete-sigterm-ignored", "with a grace of 60 s", "killed 1 s before its grace is over"];
     const not = [
+      "exited as its grace was over",
       "killed 1.01 s before its grace is over",
       "delete-exit-3",
       "delete-graceful",
