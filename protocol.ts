@@ -915,8 +915,9 @@ export function diagnose(handover: Handover, pod: Pod | undefined): { cause: Cau
 
   const cutMs = Math.max(0, endedMs - deleted.atMs);
   const ranOnMs = exit === undefined ? undefined : exit.atMs - endedMs;
-  // A cut before SIGTERM can have come, or long before the exit, was not the process's end.
-  const early = symptom !== "STALLED" && (cutMs < pod.preStopMs - 500 || (ranOnMs ?? 0) > 3000);
+  // A cut before SIGTERM can have come, or long before the exit, was not the process's end. (A deletion may be read late.)
+  const early = symptom !== "STALLED" &&
+    ((cutMs < pod.preStopMs - 500 && (ranOnMs ?? Infinity) >= 1000) || (ranOnMs ?? 0) > 3000);
   if (exit !== undefined && !early) {
     if (killed && noticed) {
       const { announced, intervalMs } = remaining ?? {};
@@ -931,8 +932,8 @@ export function diagnose(handover: Handover, pod: Pod | undefined): { cause: Cau
     if (exit.code === 137 && ranOnMs! < 1000) return because("CRASHED", `${after}, before its grace ${of} was over`);
   }
   if (exit === undefined && when(pod, "gone") && !early) return null; // nobody saw how it ended
-  const ranOn = ranOnMs === undefined ? "was still running when its grace was over" : `ran on for ${duration(ranOnMs)}`;
-  return because("INTERMEDIARY_CUT", `cut ${duration(cutMs)} after the deletion; the pod ${ranOn}`);
+  const after = ranOnMs === undefined ? "was still running when its grace was over" : `ran on for ${duration(ranOnMs)}`;
+  return because("INTERMEDIARY_CUT", `cut ${duration(cutMs)} after the deletion; the pod ${after}`);
 }
 
 // ---- Numbers as people read them -----------------------------------------------------------------

@@ -55,8 +55,8 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   // SIGTERM comes at 2.13 s, after the preStop; exit 0 at 2.29 s.
   ["delete-graceful", drained(2140, 2200), "drained", null, null],
   ["delete-graceful", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 2.08s"],
-  ["delete-graceful", cut(1633), "cut just before SIGTERM could come", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 1.50s after the deletion; the pod ran on for 652ms"],
-  ["delete-graceful", cut(1634), "cut as SIGTERM could come", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
+  ["delete-graceful", cut(1285), "cut before SIGTERM could come, 1 s before the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 1.15s after the deletion; the pod ran on for 1.00s"],
+  ["delete-graceful", cut(1286), "cut less than 1 s before the exit, though the deletion was read late", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
   ["delete-graceful", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
   ["delete-graceful", cut(2700), "cut, as it was seen, after the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
   ["delete-graceful", drainCut(300, 400), "cut amid a drain that began in the preStop", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 266ms after the deletion; the pod ran on for 1.89s"],
