@@ -123,8 +123,8 @@ export function isSendableCloseCode(code: number): boolean {
 /** Inclusive range of sequence numbers. */
 export type Range = [from: number, to: number];
 
-/** How the transport ended: an orderly end, a reset or another socket error, or nothing at all. */
-export type How = "fin" | "reset" | "silence";
+/** How the transport ended: an orderly end, a reset or another socket error, nothing at all; `open`: not yet, when the run ended. */
+export type How = "fin" | "reset" | "silence" | "open";
 
 /** Everything that can happen to a session, frames included; `OPEN` and `TEXT` (a message, "" for a pong) are the plain dialect's. */
 export type SessionEvent =
@@ -164,9 +164,13 @@ export class Ledger {
   ackSent: number | undefined;
   noticeAt: number | undefined;
   notice: { remaining: number; lastSeq: number } | undefined;
+  /** As SHUTDOWN found them. */
   receivedAtNotice = 0;
+  highestAtNotice = 0;
   closeAt: number | undefined;
   close: { sent: number; received: number } | undefined;
+  /** Messages after CLOSE, which must be the last one. */
+  afterClose = 0;
   /** From the close frame: 1005 for one without a code, undefined where there was none. */
   closeCode: number | undefined;
   closeReason = "";
@@ -199,6 +203,7 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
       ledger.acked = Math.max(ledger.acked, event.ack);
       signOfLife(ledger, at);
+      if (ledger.closeAt !== undefined) ledger.afterClose++;
       arrive(ledger, event.seq);
       break;
     case "SHUTDOWN":
@@ -223,9 +228,11 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       break;
     case "TEXT":
       signOfLife(ledger, at);
+      if (event.text === "") break; // a pong
+      if (ledger.closeAt !== undefined) ledger.afterClose++;
       if (event.text === "SHUTDOWN") notice(ledger, at);
       else if (event.text === "CLOSE") ledger.closeAt ??= at;
-      else if (event.text !== "") ledger.received++;
+      else ledger.received++;
       break;
     case "SENT":
       ledger.sentFirst ||= event.seq;
@@ -252,6 +259,11 @@ function misplaced(event: SessionEvent, place: string): SyntaxError {
   return new SyntaxError(`Cannot accept ${event.type} frame: it came ${place}`);
 }
 
+/** Whether a text of the plain dialect is a message, and not a pong or one of the dialect's own words. */
+export function isMessage(text: string): boolean {
+  return !["", "SHUTDOWN", "CLOSE"].includes(text);
+}
+
 function signOfLife(ledger: Ledger, at: number): void {
   ledger.firstDataAt ??= at;
   ledger.lastDataAt = at;
@@ -261,6 +273,7 @@ function notice(ledger: Ledger, at: number): void {
   if (ledger.noticeAt !== undefined) return;
   ledger.noticeAt = at;
   ledger.receivedAtNotice = ledger.received;
+  ledger.highestAtNotice = ledger.highest;
 }
 
 function arrive(ledger: Ledger, seq: number): void {
@@ -334,14 +347,21 @@ export interface Policy {
 export interface Redial {
   /** When the search began: at the session's end, with `--reconnect early` at its notice. */
   startedAt: number;
-  /** The first wait, which the client chose. */
+  /** From there to the first dial: the wait that the client chose, and the one for a place among its own dials. */
   chosenMs: number;
+  /** When the last dial that failed was over: until then it is proven that there was no way. */
+  downUntil?: number | undefined;
+  /** When the dial began that is on its way, or has led to the next session. */
+  dialledAt?: number | undefined;
   /** Failed dials by kind. */
   failed: Record<string, number>;
   /** On a cluster: the fewest ready endpoints that a dial found; the last dial that met a pod after its deletion, ms after. */
   readyEndpoints: number | null;
   lastOnEndingMs: number | null;
 }
+
+/** For how many ms between two times (of the ledgers' clock) the client itself was late, and saw nothing. */
+export type LateBetween = (from: number, to: number) => number;
 
 /** One session's end and the next one's start, judged. Durations in ms; null where there is nothing to say. */
 export type Handover = ReturnType<typeof judge>;
@@ -358,24 +378,30 @@ export function judge(
   policy: Policy,
   now: number,
   origin: number,
+  lateBetween: LateBetween = () => 0,
 ) {
   const endedAt = ended.endedAt ?? now;
   const openedAt = next?.openedAt ?? now;
   const reconnectMs = Math.max(0, openedAt - endedAt);
-  const forcedMs = Math.max(0, openedAt - Math.max(endedAt, redial.startedAt + redial.chosenMs));
-  // Still on its way, and not late yet: neither graceful nor failed.
-  const unfinished = ended.endedAt === undefined || (next === undefined && forcedMs <= policy.maxReconnectMs);
+  const forced = forcedDelay(endedAt, openedAt, redial, lateBetween);
+  const reconnect = measure(forced.ms, forced.lateMs, policy.maxReconnectMs);
+  const lastDataAt = ended.lastDataAt ?? ended.openedAt ?? endedAt;
+  const silence = measure(endedAt - lastDataAt, lateBetween(lastDataAt, endedAt), ended.dueMs + 1000);
   const facts: Facts = {
     ended,
     abrupt: ended.closeAt === undefined && ended.closeCode === undefined,
-    silentMs: endedAt - (ended.lastDataAt ?? ended.openedAt ?? endedAt),
-    lost: unfinished ? [] : lostRanges(ended),
+    overdue: silence.above,
+    lost: lostRanges(ended),
     upstreamLost: upstreamLost(ended),
     sameServer: ended.instance !== "" && ended.instance === next?.instance,
-    late: next === undefined || forcedMs > policy.maxReconnectMs,
+    late: reconnect.above,
+    open: next === undefined,
   };
-  const rules = applyRules(facts, policy, unfinished);
+  let rules = applyRules(facts, policy);
   const failed = expectedRules(policy.expect, ended.dialect).filter((rule) => rules[rule] === "fail");
+  // Still going on, or gone in order and on the way, not late yet: neither graceful nor failed.
+  const unfinished = ended.endedAt === undefined || (facts.open && failed.length === 0);
+  if (unfinished) rules = { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
   const named = SYMPTOMS.find(([, rules, when]) => rules.some((rule) => failed.includes(rule)) && when(facts, failed));
   return {
     slot,
@@ -383,7 +409,7 @@ export function judge(
       | "unfinished"
       | "failed"
       | "graceful",
-    symptom: named?.[0] ?? null,
+    symptom: unfinished ? null : named?.[0] ?? null,
     /** On a cluster: the pod that held the session, why the handover failed, and what shows it. */
     pod: null as string | null,
     cause: null as Cause | null,
@@ -411,7 +437,7 @@ export function judge(
     resent: ended.resent,
     /** What CLOSE said. */
     close: ended.close ?? null,
-    lost: facts.lost,
+    lost: unfinished ? [] : facts.lost,
     duplicated: ended.duplicated,
     reordered: ended.reordered,
     upstreamLost: facts.upstreamLost,
@@ -421,15 +447,39 @@ export function judge(
     complaint: ended.complaint ?? null,
     /** From the session's end to the next HELLO = chosen + forced. */
     reconnectMs: tenths(reconnectMs),
-    chosenMs: tenths(reconnectMs - forcedMs),
-    forcedMs: tenths(forcedMs),
+    chosenMs: tenths(reconnectMs - forced.ms),
+    forcedMs: tenths(forced.ms),
     failedDials: redial.failed,
     readyEndpoints: redial.readyEndpoints,
     lastOnEndingMs: redial.lastOnEndingMs,
     /** From the last DATA of the old session to the first of the new one. */
     silenceMs: elapsed(ended.lastDataAt, next?.firstDataAt),
+    /** What the client itself was late, where that decided: without it a limit would have been exceeded. */
+    lateMs: tenths(Math.max(reconnect.forgivenMs, silence.forgivenMs)),
     rules,
   };
+}
+
+/**
+ * How long there was no way to a next session. Our own waits count only as far as a dial that failed after them proves that
+ * they cost nothing; what counts further is the time that the dial took which got through, or is on its way.
+ */
+function forcedDelay(endedAt: number, openedAt: number, redial: Redial, lateBetween: LateBetween) {
+  const begunAt = Math.max(endedAt, redial.startedAt + redial.chosenMs);
+  const { downUntil, dialledAt = downUntil === undefined ? begunAt : openedAt } = redial;
+  const spans = [[begunAt, downUntil ?? begunAt], [Math.max(endedAt, dialledAt), openedAt]] as const;
+  const counted = spans.filter(([from, to]) => to > from);
+  return {
+    ms: counted.reduce((sum, [from, to]) => sum + to - from, 0),
+    lateMs: counted.reduce((sum, [from, to]) => sum + lateBetween(from, to), 0),
+  };
+}
+
+/** A duration against its limit: lateness of our own above a tenth of the limit is taken off before it is judged. */
+function measure(ms: number, lateMs: number, limitMs: number) {
+  const offMs = lateMs > limitMs / 10 ? lateMs : 0;
+  const above = ms - offMs > limitMs;
+  return { above, forgivenMs: ms > limitMs && !above ? offMs : 0 };
 }
 
 const tenths = (ms: number): number => Math.round(ms * 10) / 10;
@@ -442,29 +492,37 @@ interface Facts {
   ended: Ledger;
   /** Neither CLOSE nor a close frame. */
   abrupt: boolean;
-  /** How old the last sign of life was at the end. */
-  silentMs: number;
+  /** The last sign of life was older at the end than the due interval + 1 s. */
+  overdue: boolean;
   lost: Range[];
   upstreamLost: number;
   sameServer: boolean;
+  /** Not back within the limit, or already beyond it. */
   late: boolean;
+  /** There is no next session yet. */
+  open: boolean;
 }
 
-function applyRules(facts: Facts, { expectCode }: Policy, unfinished: boolean): Record<Rule, Mark> {
+function applyRules(facts: Facts, { expectCode }: Policy): Record<Rule, Mark> {
   const { ended, abrupt, lost } = facts;
-  if (unfinished) return { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
   const plain = ended.dialect === "plain";
   const mark = (passes: boolean): Mark => passes ? "pass" : "fail";
   // With a complaint the close was ours, and its code as well.
   const closed = ended.complaint === undefined && ended.closeCode !== undefined && expectCode.includes(ended.closeCode);
   const whole = lost.length === 0 && ended.duplicated.length === 0 && ended.reordered.length === 0;
   return {
-    notice: mark(ended.noticeAt !== undefined),
+    notice: mark(isNoticed(ended)),
     complete: plain || abrupt ? "n/a" : mark(whole),
-    farewell: mark(plain ? ended.closeAt !== undefined : countsAgree(ended)),
+    farewell: mark(ended.afterClose === 0 && (plain ? ended.closeAt !== undefined : countsAgree(ended))),
     clean: mark(closed && ended.how === "fin"),
-    moved: mark(!facts.sameServer && !facts.late),
+    moved: facts.open && !facts.late ? "n/a" : mark(!facts.sameServer && !facts.late),
   };
+}
+
+/** Whether SHUTDOWN came, and before the messages that it announces: after the last of them it is none. */
+function isNoticed({ noticeAt, notice, highestAtNotice }: Ledger): boolean {
+  return noticeAt !== undefined &&
+    (notice === undefined || notice.remaining === 0 || highestAtNotice < notice.lastSeq);
 }
 
 function lastSeq({ notice, close, highest }: Ledger): number {
@@ -501,8 +559,8 @@ const symptom = <S extends string>(name: S, rules: readonly Rule[], when: Predic
 const SYMPTOMS = [
   symptom("STALLED", ["notice", "farewell", "clean"], isStalled),
   symptom("CUT_WITHOUT_NOTICE", ["notice", "farewell", "clean"], ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined),
-  symptom("NO_NOTICE", ["notice"], () => true),
-  symptom("CUT_DURING_DRAIN", ["farewell", "clean"], ({ abrupt }) => abrupt),
+  symptom("NO_NOTICE", ["notice"], ({ abrupt }) => !abrupt),
+  symptom("CUT_DURING_DRAIN", ["notice", "farewell", "clean"], ({ abrupt }) => abrupt),
   symptom("DATA_LOST", ["complete"], ({ lost }) => lost.length > 0),
   symptom("DATA_DUPLICATED", ["complete"], ({ ended }) => ended.duplicated.length > 0),
   symptom("DATA_REORDERED", ["complete"], () => true),
@@ -510,16 +568,17 @@ const SYMPTOMS = [
   // Without a close frame it is NO_CLOSE_FRAME, unless nobody asked for one.
   symptom("NO_FAREWELL", ["farewell"], ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean")),
   symptom("NO_CLOSE_FRAME", ["clean"], ({ ended }) => ended.closeCode === undefined),
+  symptom("NO_FIN", ["clean"], ({ ended }) => ended.how === "silence"),
   symptom("RESET_AFTER_CLOSE", ["clean"], ({ ended }) => ended.how !== "fin"),
   symptom("WRONG_CLOSE_CODE", ["clean"], () => true),
   symptom("SAME_SERVER", ["moved"], ({ sameServer }) => sameServer),
   symptom("SLOW_RECONNECT", ["moved"], () => true),
 ] as const;
 
-function isStalled({ ended, abrupt, silentMs }: Facts): boolean {
+function isStalled({ ended, abrupt, overdue }: Facts): boolean {
   if (ended.complaint !== undefined) return false; // we ended it, for another reason, and have not listened since
   const givenUp = ended.how === "silence" && ended.closeCode === undefined;
-  return givenUp || (abrupt && silentMs > ended.dueMs + 1000);
+  return givenUp || (abrupt && overdue);
 }
 
 /** What each symptom means; and how to mend it, or what to suspect where the client alone cannot tell. */
@@ -535,9 +594,10 @@ export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string
   DATA_DUPLICATED: ["a message came twice", "let one place produce: stop the regular timer before the drain begins"],
   DATA_REORDERED: ["a message came after a later one", "number messages where they are sent, one after the other"],
   UPSTREAM_LOST: ["the server counted fewer of our messages than it got", "read on until the last one is in, then send CLOSE"],
-  NO_FAREWELL: ["CLOSE is missing, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
+  NO_FAREWELL: ["CLOSE is missing, not the last message, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
   NO_CLOSE_FRAME: ["CLOSE came, but no close frame", "close(1001) and wait: terminate() and destroy() skip the handshake"],
-  RESET_AFTER_CLOSE: ["a close frame, then a socket error, or no FIN in 3 s", "wait for the sockets to close before exiting"],
+  NO_FIN: ["a close frame, then no FIN within 3 s", "after the closing handshake end the connection: the server closes TCP first (RFC 6455 7.1.1)"],
+  RESET_AFTER_CLOSE: ["a close frame, then a socket error", "wait for the sockets to close before exiting"],
   WRONG_CLOSE_CODE: ["a close frame with another code, or none (1005)", "close(1001), or say --expect-code"],
   SAME_SERVER: ["the next session landed on the server that was ending", ["ENDPOINT_RACE"]],
   SLOW_RECONNECT: ["no next session within --max-reconnect", ["NO_READY_PEER", "ENDPOINT_RACE"]],
@@ -947,6 +1007,9 @@ export function timestamp(): string {
   return lastTimestamp;
 }
 
+/** Stands in until the conventions have it. */
+export const redactUrl = (text: string): string => text;
+export const openFilesLimit = (): number | undefined => undefined;
 /** The wait before redial `attempt` = 0, 1, …: random in 0 … min(cap, base × 2^attempt), which is full jitter. */
 export function backoffMs(
   attempt: number,
