@@ -586,7 +586,7 @@ interface Metrics {
 
 /** The numbers of a run and its handovers: what happened, entered by those to whom it happened; it decides nothing. */
 export class Journal {
-  /** Sessions that were opened. */
+  /** Sessions that were opened, and lived. */
   opened = 0;
   /** As they stand in the result; `lost` is null as long as nothing was numbered. */
   readonly messages: Result["messages"] = { received: 0, sent: 0, lost: null, duplicated: 0, reordered: 0, resent: 0 };
@@ -794,7 +794,7 @@ export class Slot implements SessionOwner {
 
   /** Dials until a session lives: the first one, or the one after `from`. Undefined once the slot is stopped. */
   async #connect(from?: Session): Promise<Session | undefined> {
-    const { gate, settings, watch } = this.#context;
+    const { gate, settings, watch, journal } = this.#context;
     const redial: Redial = {
       startedAt: performance.now(),
       chosenMs: Infinity, // until the first dial
@@ -817,7 +817,10 @@ export class Slot implements SessionOwner {
       const failure = session.failure ?? await this.#findBounce(session, from);
       if (this.#isStopped) return undefined;
       watch()?.noteMeeting(session, redial);
-      if (failure === undefined) return session;
+      if (failure === undefined) {
+        journal.enterOpened(session.ledger);
+        return session;
+      }
       this.#noteFailure(url, failure, redial);
       refused = url;
       if (failure.kind === "401") unauthorized++;
@@ -957,11 +960,9 @@ export class Slot implements SessionOwner {
   // ---- What its sessions tell
 
   sessionOnOpen({ ledger }: Session): void {
-    const { journal, log } = this.#context;
-    journal.enterOpened(ledger);
     const { server, session, instance, dialect } = ledger;
     const labels = { slot: this.number, server, session, instance, dialect };
-    log.each("session-opened", () => [`slot ${this.number} on ${server}, ${dialect}`, labels]);
+    this.#context.log.each("session-opened", () => [`slot ${this.number} on ${server}, ${dialect}`, labels]);
     this.#look();
   }
 
@@ -1315,13 +1316,19 @@ export class Session {
     // own last words, not the server's.
     const { readableEnded = false, errored = null } = this.#socket ?? {};
     const isReset = !readableEnded && errored !== null;
-    if (this.#state === "dialling") this.#fail(isReset ? "reset" : "other", `closed with ${code} before HELLO`);
+    if (this.#state === "dialling") this.#onClosedEarly(code, isReset);
     else {
       if (code !== 1006) observe(this.ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
       observe(this.ledger, { type: "END", how: readableEnded ? "fin" : isReset ? "reset" : "silence" }, now);
     }
     this.#state = "over";
     this.#owner.sessionOnOver(this);
+  }
+
+  #onClosedEarly(code: number, isReset: boolean): void {
+    const isUpgraded = this.#socket !== undefined;
+    const kind = isUpgraded ? "bounced" : isReset ? "reset" : "other";
+    this.#fail(kind, `${isUpgraded ? "upgraded, then " : ""}closed with ${code} before HELLO`, isUpgraded);
   }
 }
 
