@@ -387,9 +387,10 @@ export function judge(
   const reconnect = measure(forced.ms, forced.lateMs, policy.maxReconnectMs);
   const lastDataAt = ended.lastDataAt ?? ended.openedAt ?? endedAt;
   const silence = measure(endedAt - lastDataAt, lateBetween(lastDataAt, endedAt), ended.dueMs + 1000);
+  const abrupt = ended.closeAt === undefined && ended.closeCode === undefined;
   const facts: Facts = {
     ended,
-    abrupt: ended.closeAt === undefined && ended.closeCode === undefined,
+    abrupt,
     overdue: silence.above,
     lost: lostRanges(ended),
     upstreamLost: upstreamLost(ended),
@@ -455,7 +456,7 @@ export function judge(
     /** From the last DATA of the old session to the first of the new one. */
     silenceMs: elapsed(ended.lastDataAt, next?.firstDataAt),
     /** What the client itself was late, where that decided: without it a limit would have been exceeded. */
-    lateMs: tenths(Math.max(reconnect.forgivenMs, silence.forgivenMs)),
+    lateMs: tenths(Math.max(reconnect.forgivenMs, abrupt ? silence.forgivenMs : 0)),
     rules,
   };
 }

@@ -413,6 +413,9 @@ test("judge() does not call a session STALLED for a silence in which the client 
   const { symptom, lateMs } = judgeWay(ledger, now, {}, now + 10, late);
   assert.deepEqual([symptom, lateMs], ["CUT_WITHOUT_NOTICE", 5000]);
   assert.equal(judgeWay(ledger, now, {}, now + 10).symptom, "STALLED");
+  // Where it closed in order, the silence before decided nothing.
+  const closed = play([...OPENING, 6000, close(2, 2), frameClosed(), end()]);
+  assert.equal(judgeWay(closed.ledger, closed.now, {}, closed.now + 10, late).lateMs, 0);
 });
 
 test("judge() calls a handover unfinished until it is late", () => {
