@@ -20,7 +20,7 @@ import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeReason, Cluster,
+  type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
   confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode, expectedRules,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isMessage, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
@@ -40,19 +40,20 @@ const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 export const SETTINGS = {
   url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
   adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /metrics, /report; 0 = any free port"),
+  allowHost: settingList("ALLOW_HOST", "", String, "further host names that may ask for /report and the page, * = any"),
   sessions: setting("SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
   intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
   dialect: setting("DIALECT", "auto", oneOf("auto", "v1", "plain"), "auto (v1, else plain), v1, or plain"),
-  connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1), "ms from dial to HELLO"),
-  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1), "ms without DATA: dead"),
+  connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1, 100), "ms from dial to HELLO"),
+  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1, 100), "ms without DATA: dead"),
   reconnect: setting("RECONNECT", "after-close", oneOf("after-close", "early"), "after-close; early: at SHUTDOWN"),
   backoffBaseMs: setting("BACKOFF_BASE_MS", "100", milliseconds(0), "redial n waits at random up to this × 2ⁿ"),
   backoffCapMs: setting("BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
-  maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0), "ms that a reconnect may be delayed"),
+  maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0, 100), "ms that a reconnect may be delayed"),
   expect: settingList("EXPECT", "", oneOf(...RULES), "rules that count, by commas; default: all; plain: clean,moved"),
-  expectCode: settingList("EXPECT_CODE", "1001", integer(1000, 4999), "clean close codes; 1005: a frame without one"),
+  expectCode: settingList("EXPECT_CODE", "1001", closeCode(1005), "clean close codes; 1005: a frame without one"),
   handovers: setting("HANDOVERS", "0", integer(0, 1_000_000_000), "stop when so many were judged; 0 = never"),
-  timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
+  timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0, 1000), "stop after so many ms; 0 = never"),
   probeIntervalMs: setting("PROBE_INTERVAL_MS", "0", milliseconds(0), "ms between fresh connections; 0 = none"),
   payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
   tlsCa: setting("TLS_CA", "", String, "CA (PEM) that the server's certificate must be from; default: the public ones"),
@@ -437,7 +438,7 @@ export class Run {
         return { status: 200, body, type: "text/html; charset=utf-8", headers: securityHeaders(body) };
       },
       "/events": (response) => this.#page.admit(response),
-    });
+    }, { paths: ["/", "/events", "/report"], names: this.#settings.allowHost });
   }
 
   async #exportMetrics(): Promise<Metrics> {
@@ -2587,6 +2588,7 @@ function endingOf(file: string): string {
 
 function reportFile(text: string): string {
   if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError("must end in .json, .html, .xml or .md");
+  if (isStdout(text)) return text;
   try {
     accessSync(dirname(text), constants.W_OK);
   } catch {

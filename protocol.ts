@@ -22,9 +22,10 @@
  */
 import { Buffer } from "node:buffer";
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createServer, type Server, type ServerResponse } from "node:http";
-import { hostname } from "node:os";
+import { isIPv4 } from "node:net";
+import { hostname, networkInterfaces } from "node:os";
 import process from "node:process";
 import kleur from "kleur";
 import mri from "mri";
@@ -102,15 +103,16 @@ export function decode(text: string): Frame {
   return value as Frame;
 }
 
+/** A peer's value in at most 41 characters. It may be nested ten thousand deep: of a structure only its kind is told. */
 function excerpt(value: unknown): string {
-  const text = JSON.stringify(value) ?? "undefined";
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
+  const text = isText(value) ? JSON.stringify(value.slice(0, 40)) : String(value);
   return text.length > 40 ? `${text.slice(0, 40)}…` : text;
 }
 
-/** A close reason that fits a close frame: at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
+/** A close reason that fits a close frame: at most 123 bytes of UTF-8 (RFC 6455 section 5.5), its last character whole. */
 export function closeReason(text: string): string {
-  while (new TextEncoder().encode(text).length > 123) text = text.slice(0, -1);
-  return text;
+  return text.slice(0, new TextEncoder().encodeInto(text, new Uint8Array(123)).read);
 }
 
 /** Whether a close code may stand in a close frame (RFC 6455 section 7.4). */
@@ -1008,9 +1010,6 @@ export function timestamp(): string {
   return lastTimestamp;
 }
 
-/** Stands in until the conventions have it. */
-export const redactUrl = (text: string): string => text;
-export const openFilesLimit = (): number | undefined => undefined;
 /** The wait before redial `attempt` = 0, 1, …: random in 0 … min(cap, base × 2^attempt), which is full jitter. */
 export function backoffMs(
   attempt: number,
@@ -1079,8 +1078,31 @@ export const integer = (least: number, most: number) => (text: string): number =
 /** Parses a port number. */
 export const PORT = integer(0, 65535);
 
-/** Parses a duration in ms, from `least` on. */
-export const milliseconds = (least: number) => integer(least, MAX_TIMER_MS);
+const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/**
+ * Parses a duration: plain ms, or a number with a unit (500ms, 1.5s, 2m, 1h); from `least` ms on. A bare number other than 0
+ * below `plausible` is refused: `--timeout 30` means 30 seconds to whoever types it.
+ */
+export const milliseconds = (least: number, plausible = 0) => (text: string): number => {
+  const [, number = "", unit] = /^(\d+|\d+\.\d+(?=[a-z]))(ms|s|m|h)?$/.exec(text) ?? [];
+  const value = Math.round(Number(number) * UNITS[unit ?? "ms"]!);
+  if (number === "" || value < least || value > MAX_TIMER_MS) {
+    throw new RangeError(`must be ms from ${least} to ${MAX_TIMER_MS}, or a duration with its unit (500ms, 30s, 2m)`);
+  }
+  if (unit === undefined && value > 0 && value < plausible) {
+    throw new RangeError(`must carry a unit when it is below ${plausible}: ${number}s or ${number}ms`);
+  }
+  return value;
+};
+
+/** Parses a close code that may be sent (`isSendableCloseCode`), or one of some others. */
+export const closeCode = (...others: readonly number[]) => (text: string): number => {
+  const code = Number(text);
+  if (/^\d{4}$/.test(text) && (isSendableCloseCode(code) || others.includes(code))) return code;
+  const also = others.map((other) => `, or ${other}`).join("");
+  throw new RangeError(`must be a close code that may be sent: 1000-1014 except 1004-1006, or 3000-4999${also}`);
+};
 
 /** Parses one of some names. */
 export const oneOf = <T extends string>(...names: readonly T[]) => (text: string): T => {
@@ -1109,14 +1131,14 @@ export function readSettings<T extends Table>(
   const switches = { ...program.switches, help: "print this and exit", version: "print the version and exit" };
   const flags = Object.values(table).map(({ flag }) => flag);
   let unknown: string | undefined;
-  const given = mri<Record<string, unknown>>(argv, {
+  const given = mri<Record<string, unknown>>(joinValues(argv, flags), {
     string: flags, // else mri turns 007 into 7
     boolean: Object.keys(switches),
     default: Object.fromEntries([...flags, ...Object.keys(switches)].map((flag) => [flag, undefined])),
     unknown: (flag) => void (unknown = flag),
   }) ?? { _: [] };
   if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
-  if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
+  if (given._.length > 0) throw new UserError(`Unexpected argument '${withoutSecrets(given._[0]!)}': see --help`);
   if (given["help"]) return void process.stdout.write(usage(program, table, switches));
   if (given["version"]) return void process.stdout.write(`${VERSION}\n`);
 
@@ -1129,10 +1151,23 @@ export function readSettings<T extends Table>(
       values[key] = parse(text);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      throw new UserError(`${flagged === undefined ? env : `--${flag}`} ${error.message}: current value is '${text}'`);
+      const name = flagged === undefined ? env : `--${flag}`;
+      throw new UserError(`${name} ${error.message}: current value is '${withoutSecrets(text)}'`);
     }
   }
   return values as Values<T>;
+}
+
+/** Joins a flag and a value that begins with a dash (`--report -.json`), which mri would take for a flag of its own. */
+function joinValues(argv: readonly string[], flags: readonly string[]): string[] {
+  const joined: string[] = [];
+  for (const word of argv) {
+    const before = joined.at(-1) ?? "";
+    const takesIt = before.startsWith("--") && flags.includes(before.slice(2));
+    if (takesIt && /^-[^-]/.test(word)) joined.push(`${joined.pop()}=${word}`);
+    else joined.push(word);
+  }
+  return joined;
 }
 
 function usage({ command, summary }: Program, table: Table, switches: Record<string, string>): string {
@@ -1143,7 +1178,21 @@ function usage({ command, summary }: Program, table: Table, switches: Record<str
   const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]!.length)));
   const line = (row: string[]) => `  ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ")}\n`;
   return `Usage: ${command} [settings]\n\n${summary}\n\n` +
-    `A flag beats its environment variable beats the default:\n\n${rows.map(line).join("")}`;
+    "A flag beats its environment variable beats the default; durations are ms, or carry a unit (500ms, 30s, 2m):\n\n" +
+    rows.map(line).join("");
+}
+
+/** How many files, sockets among them, this process may have open at a time; undefined where that cannot be known. */
+export function openFilesLimit(): number | undefined {
+  try {
+    const limits = existsSync("/proc/self/limits")
+      ? /^Max open files +(\d+|unlimited)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1]
+      : (process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } }).userLimits?.open_files
+        ?.soft;
+    return limits === "unlimited" ? Infinity : Number(limits) || undefined;
+  } catch {
+    return undefined; // Windows knows no limit, Deno has no reports and may not let us read
+  }
 }
 
 /** Runs a program: a `UserError` becomes one line on stderr and exit 2, a bug crashes with its stack. */
@@ -1155,7 +1204,7 @@ export function run(main: () => Promise<void>): void {
   });
   main().catch((error) => {
     if (!(error instanceof UserError)) throw error;
-    process.stderr.write(`${error.message}\n`);
+    process.stderr.write(`${redactUrl(error.message)}\n`);
     process.exitCode = 2;
   });
 }
@@ -1231,7 +1280,7 @@ export function createLog(
 
   const line: LogLine = (action, message, labels = {}, level = "info") => {
     const text = format === "json"
-      ? toJson({ ...ecsFields(service, action, level), message, labels })
+      ? toJson({ ...ecsFields(service, action, level), message: redactUrl(message), labels: redactLabels(labels) })
       : `${live ? CLEAR_LINE : ""}${pretty(action, message, level)}`;
     process.stderr.write(`${text}\n`);
   };
@@ -1289,7 +1338,32 @@ function ecsFields(service: string, action: Action, level: Level) {
 function pretty(action: string, message: string, level: Level): string {
   useColour(process.stderr);
   const paint = { info: kleur.cyan, warn: kleur.yellow, error: kleur.red }[level];
-  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(message)}`;
+  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${
+    printable(redactUrl(message))
+  }`;
+}
+
+function redactLabels(labels: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(labels).map(([name, value]) => [name, typeof value === "string" ? redactUrl(value) : value]),
+  );
+}
+
+/** A text in which the URLs keep no secret: credentials and query values become `…`. */
+export function redactUrl(text: string): string {
+  return text.replace(/(wss?|https?):\/\/[^\s"<>`]+/gi, (url) => {
+    // A sentence's own punctuation is none of the URL's.
+    const end = url.length - /[.,;:!?')\]]{0,3}$/.exec(url)![0].length;
+    return withoutSecrets(url.slice(0, end)) + url.slice(end);
+  });
+}
+
+/** The same of a text that is a URL as a whole, or was meant as one. */
+function withoutSecrets(url: string): string {
+  const [address = "", ...query] = url.split("?");
+  const open = address.replace(/^(\w+:\/\/)?[^/:@]*:[^/]*@/, "$1…@");
+  if (query.length === 0) return open;
+  return `${open}?${query.join("?").replace(/([^&=]*=)[^&]*|[^&]+/g, "$1…")}`;
 }
 
 /** Names and reasons come from peers: their control characters must not reach a terminal or begin a line. */
@@ -1403,22 +1477,73 @@ export interface Answer {
 /** Makes the answer of an admin path; nothing where it goes on to write the response by itself. */
 export type Route = (response: ServerResponse) => Answer | undefined | Promise<Answer>;
 
-/** The server of the admin port: GET on its routes, 404 and 405 for the rest. */
-export function createAdmin(routes: Record<string, Route>): Server {
-  return createServer(async (request, response) => {
+/** Timeouts of an HTTP server: who connects and says nothing is let go within about ten seconds. */
+export const PATIENCE = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
+
+/** Paths that answer whatever else goes on: kubelet would restart a pod for a 503. */
+const PROBES: readonly string[] = ["/healthz", "/readyz"];
+/** Answers, other than to probes, that may be on their way at a time: each is kept in memory until it is taken. */
+const MAX_ANSWERS = 8;
+
+/** Which paths of an admin port show data to browsers, and by which further names they may be asked for; `*`: by any. */
+export interface Guard {
+  paths: readonly string[];
+  names: readonly string[];
+}
+
+/**
+ * The server of the admin port: GET on its routes, 404 and 405 for the rest, 403 on a guarded path for a name that is not
+ * this machine's, 503 while too many answers are not taken yet. One that is not taken within `takeMs` is cut off.
+ */
+export function createAdmin(
+  routes: Record<string, Route>,
+  guard: Guard = { paths: [], names: [] },
+  takeMs = 30_000,
+): Server {
+  const held = new Set<ServerResponse>();
+  return createServer(PATIENCE, async (request, response) => {
     const path = request.url?.split("?")[0] ?? "";
-    const known = Object.hasOwn(routes, path);
-    const answer: Answer | undefined = !known
-      ? { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` }
-      : request.method !== "GET" && request.method !== "HEAD"
-      ? { status: 405, body: "Only GET\n" }
-      : await routes[path]!(response);
-    if (answer === undefined) return;
-    const { status, body, type = "text/plain; charset=utf-8", headers = {} } = answer;
-    response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(body) }).end(
-      body,
-    );
+    if (!Object.hasOwn(routes, path)) {
+      return send(response, { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` });
+    }
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      return send(response, { status: 405, body: "Only GET\n" });
+    }
+    if (guard.paths.includes(path) && !isOwnName(request.headers.host, guard.names)) {
+      return send(response, { status: 403, body: "This host name is not let in: --allow-host allows it\n" });
+    }
+    if (PROBES.includes(path)) return send(response, await routes[path]!(response));
+    if (held.size >= MAX_ANSWERS) return send(response, { status: 503, body: "Too many answers are not taken yet\n" });
+    held.add(response);
+    const timer = setTimeout(() => response.destroy(), takeMs).unref();
+    const release = () => {
+      clearTimeout(timer);
+      held.delete(response);
+    };
+    response.once("finish", release).once("close", release);
+    const answer = await routes[path]!(response);
+    if (answer === undefined) return release(); // what it writes by itself, it bounds by itself
+    send(response, answer);
   });
+}
+
+function send(response: ServerResponse, answer: Answer | undefined): void {
+  if (answer === undefined) return;
+  const { status, body, type = "text/plain; charset=utf-8", headers = {} } = answer;
+  response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
+}
+
+/**
+ * Whether a Host header (RFC 9110 section 7.2) names this machine: else a page of somebody else's, whose name has been bound
+ * to our address (DNS rebinding), could read what is shown here.
+ */
+function isOwnName(host: string | undefined, allowed: readonly string[]): boolean {
+  const nameOf = (text: string) => text.toLowerCase().replace(/(?<=\]|^[^:]*):\d*$/, "").replace(/^\[|\]$/g, "");
+  const name = nameOf(host ?? "");
+  if (name === "") return false;
+  if (allowed.includes("*") || name === "localhost" || isIPv4(name) && name.startsWith("127.")) return true;
+  const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? []).map(({ address }) => address);
+  return [...allowed, hostname(), "::1", ...addresses].some((own) => nameOf(own) === name);
 }
 
 /** Values of a metric with the labels of each. */

@@ -349,7 +349,10 @@ const REFUSED: [flags: string[], complaint: RegExp, env?: Record<string, string>
   [["--url"], /^--url needs a value/],
   [[], /^SERVER_URL must be a ws:\/\/ or wss:\/\/ URL .*'nonsense'$/, { SERVER_URL: "nonsense" }],
   [["--expect=typo"], /^--expect must be one of notice, complete, farewell, clean, moved: .*'typo'$/],
-  [["--expect-code=99"], /^--expect-code must be an integer from 1000 to 4999: .*'99'$/],
+  [["--expect-code=99"], /^--expect-code must be a close code that may be sent: .*, or 1005: current value is '99'$/],
+  [["--expect-code=1001,1006"], /^--expect-code must be a close code .*: current value is '1001,1006'$/],
+  [["--timeout=30"], /^--timeout must carry a unit when it is below 1000: 30s or 30ms: current value is '30'$/],
+  [["--url=http://a/?access_token=secret"], /^--url must be .*: current value is 'http:\/\/a\/\?access_token=…'$/],
   [["--sessions=0"], /^--sessions must be an integer from 1 .*'0'$/],
   [["--reconnect=never"], /^--reconnect must be one of after-close, early: .*'never'$/],
   [["--report=x.txt"], /^--report must end in .*: current value is 'x.txt'$/],
@@ -628,7 +631,7 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
   }
 
   for (const [when, least, most] of [["at --timeout", 300, 1700], ["on SIGTERM", 0, 1000]] as const) {
-    const flags = when === "at --timeout" ? ["--timeout=700"] : [];
+    const flags = when === "at --timeout" ? ["--timeout=700ms"] : [];
     it(`exits 2 ${when} where it never got a session, and names URL and failures`, async (t) => {
       const url = await deadUrl();
       const client = startText(t, {}, ...urls({ url }), "--json", "--backoff-cap=20", ...flags);
@@ -646,7 +649,7 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
 
   it("does not wait for a dial when it stops", async (t) => {
     const url = await startTcp(t, () => {});
-    const client = startText(t, {}, ...urls({ url }), "--timeout=500");
+    const client = startText(t, {}, ...urls({ url }), "--timeout=500ms");
     await client.line(/ stopping /);
     const from = performance.now();
     const { code, at } = await client.exited;
@@ -933,7 +936,7 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
     ] as const
   ) {
     it(`exits ${code} at --timeout ${timeoutMs} with ${asked} handovers asked for and none seen`, async (t) => {
-      const { client } = await play(t, [`--handovers=${asked}`, `--timeout=${timeoutMs}`], live);
+      const { client } = await play(t, [`--handovers=${asked}`, `--timeout=${timeoutMs}ms`], live);
       const result = await endOf(client);
       assert.equal(result.code, code);
       assert.match(result.summary, summary);
@@ -1005,7 +1008,7 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
   });
 
   it("with --dialect v1 never connects to a plain server", async (t) => {
-    const client = startText(t, {}, ...urls(await startOriginal(t)), "--dialect=v1", "--timeout=500");
+    const client = startText(t, {}, ...urls(await startOriginal(t)), "--dialect=v1", "--timeout=500ms");
     assert.equal((await client.exited).code, 2);
     assert.match(client.lines.at(-1)!, /^Never connected to .*: other ×\d+$/);
   });

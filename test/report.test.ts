@@ -749,7 +749,7 @@ describe("the report", { skip }, () => {
       `--url=${server.url}`,
       "--sessions=2",
       "--interval=100",
-      "--timeout=700",
+      "--timeout=700ms",
       "--handovers=2",
     );
     const tab = await openReport(t, await client.result);
