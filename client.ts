@@ -10,7 +10,17 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { dirname } from "node:path";
@@ -176,20 +186,32 @@ async function main(): Promise<void> {
   const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
-  let unwritten: string | undefined;
-  const [onStdout, files] = [settings.report.filter(isStdout), settings.report.filter((file) => !isStdout(file))];
   kleur.enabled = false; // reports have no colour
-  for (const file of onStdout) process.stdout.write(REPORTS[endingOf(file)]!(result));
-  for (const file of files) {
-    try {
-      writeFileSync(file, REPORTS[endingOf(file)]!(result));
-    } catch (error) {
-      unwritten = `Cannot write --report: ${(error as Error).message}`;
-    }
+  for (const file of settings.report) {
+    const text = REPORTS[endingOf(file)]!(result);
+    if (isStdout(file)) process.stdout.write(text);
+    else writeReport(file, text, result);
   }
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
-  if (unwritten !== undefined) throw new UserError(unwritten);
+}
+
+/** Writes all of a report or nothing of it; a failure stands in the result, above the verdict, and makes it exit 2. */
+function writeReport(file: string, text: string, { findings }: Result): void {
+  let beside: string | undefined;
+  try {
+    const target = existsSync(file) ? realpathSync(file) : file;
+    if (existsSync(target) && !statSync(target).isFile()) return writeFileSync(target, text); // nothing stands beside a device
+    beside = `${target}.${process.pid}.tmp`;
+    writeFileSync(beside, text, { flag: "wx" });
+    renameSync(beside, target);
+  } catch (error) {
+    if (beside !== undefined) rmSync(beside, { force: true });
+    const problem = `Cannot write --report: ${(error as Error).message}`;
+    process.stderr.write(`${problem}\n`);
+    findings.push({ name: "REPORT_NOT_WRITTEN", text: problem });
+    process.exitCode = 2;
+  }
 }
 
 /** Throws `UserError` for settings that each are right, and together cannot work. */

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { EventEmitter, once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -816,7 +817,12 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
   ) {
     it(`takes a server that ${title} for one that is down`, async (t) => {
       let isDown = false;
-      const { peer, client } = await play(t, ["--max-reconnect=1000", "--handovers=1", "--backoff-base=100", "--backoff-cap=300"], (side) => {
+      const { peer, client } = await play(t, [
+        "--max-reconnect=1000",
+        "--handovers=1",
+        "--backoff-base=100",
+        "--backoff-cap=300",
+      ], (side) => {
         return isDown ? script(side) : side.live();
       });
       await client.line(/ steady /);
@@ -1128,6 +1134,40 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
     assert.equal((await client.result).version, VERSION);
     assert.match(client.stdout(), /^\{.*\}\n$/);
     assert.equal(readFileSync(file, "utf8"), client.stdout());
+  });
+
+  /** A client with one graceful handover whose report cannot be written. */
+  async function reportInVain(t: TestContext, file: string) {
+    const peer = await startScript(t, endFirst((side) => side.drain()));
+    const client = startText(t, {}, ...urls(peer), "--handovers=1", `--report=${file}`);
+    const { code } = await client.exited;
+    assert.equal(code, 2);
+    assert.equal(client.lines.filter((line) => /^Cannot write --report: ENOSPC/.test(line)).length, 1);
+    const lines = client.stdout().trimEnd().split("\n");
+    assert.match(lines.at(-1)!, /^PASS {2}1 handover/);
+    assert.match(lines.at(-3)!, /^REPORT_NOT_WRITTEN {2}Cannot write --report: ENOSPC/);
+  }
+
+  it("says above its verdict that a report could not be written, and exits 2", async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    symlinkSync("/dev/full", join(folder, "x.json"));
+    await reportInVain(t, join(folder, "x.json"));
+    assert.ok(lstatSync(join(folder, "x.json")).isSymbolicLink());
+  });
+
+  it("leaves no half report on a disk that is full, and keeps the one before", async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+    const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=8k", "tmpfs", folder]).status === 0;
+    t.after(() => {
+      if (mounted) spawnSync("umount", ["-l", folder]);
+      rmSync(folder, { recursive: true, force: true });
+    });
+    if (!mounted) return t.skip("a small disk cannot be mounted here");
+    writeFileSync(join(folder, "x.html"), "the one before");
+    await reportInVain(t, join(folder, "x.html")); // the page alone is larger than the disk
+    assert.deepEqual(readdirSync(folder), ["x.html"]);
+    assert.equal(readFileSync(join(folder, "x.html"), "utf8"), "the one before");
   });
 
   it("writes --report and keeps its exit code where nobody reads stdout", async (t) => {
