@@ -99,7 +99,8 @@ class Side {
   }
 
   regularly(fields?: Partial<Of<"DATA">>): void {
-    this.#regular = setInterval(() => this.data(fields), 50);
+    // Its client may have gone already: then nobody would ever stop it.
+    if (this.ws.readyState === this.ws.OPEN) this.#regular = setInterval(() => this.data(fields), 50);
   }
 
   live(fields?: Partial<Of<"DATA">>): void {
@@ -360,7 +361,7 @@ const REFUSED: [flags: string[], complaint: RegExp, env?: Record<string, string>
   [["--report=/no/such/folder/x.json"], /^--report must be in a folder .*'\/no\/such\/folder\/x.json'$/],
 ];
 
-describe("client", { concurrency: 6, timeout: 600_000 }, () => {
+describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   // ---- A session
 
   for (const intervalMs of [100, 400]) {
@@ -682,8 +683,8 @@ describe("client", { concurrency: 6, timeout: 600_000 }, () => {
       // A late timer of the client's adds to its own wait: not to most of them.
       assertBetween(
         chosen[Math.floor(chosen.length * 0.8)],
-        baseMs / 4,
-        baseMs + 15,
+        baseMs / 2,
+        baseMs + 100,
         "the 80th percentile of chosenMs",
       );
       assert.ok(new Set(chosen).size > handovers / 2, `${chosen}`);
