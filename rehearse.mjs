@@ -212,6 +212,7 @@ class Program {
   exited;
   hasExited = false;
   #child;
+  #isTold = false;
   #lines = [];
   #waiting = new Set();
 
@@ -273,9 +274,10 @@ class Program {
     });
   }
 
-  /** SIGTERM, to the process alone: kubelet signals a container's PID 1. */
+  /** SIGTERM, once, to the process alone: kubelet signals a container's PID 1. */
   terminate() {
-    this.#child.kill("SIGTERM");
+    if (!this.#isTold) this.#child.kill("SIGTERM");
+    this.#isTold = true;
   }
 
   /** SIGKILL, to all that it started as well; whether anybody was there. */
