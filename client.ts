@@ -10,8 +10,19 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { accessSync, constants, readFileSync, writeFileSync } from "node:fs";
-import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
+import {
+  accessSync,
+  constants,
+  existsSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import { dirname } from "node:path";
 import process from "node:process";
 import type { SecureContextOptions } from "node:tls";
@@ -19,14 +30,14 @@ import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeReason, Cluster, confirmedUpTo, count, createAdmin,
-  createLog, createMetrics, decode, diagnose, duration, encode, expectedRules, followFiles, type Frame, grouped,
-  type Handover, integer, isEvidenceComplete, isSteady, judge, type KubernetesObject, Ledger, listen, type Log,
-  LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS, milliseconds, observe, observeCluster,
-  observeMissing, oneOf, parseToken, percentile, type Pod, podOf, PORT, printable, PROBE_HEADER, type Range,
-  readSettings, readyEndpoints, type Redial, REMEDIES, type Rule, RULES, run, type SessionEvent, setting, settingList,
-  type Stream, SUBPROTOCOL, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION,
-  wasKilledAtGrace, when,
+  type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
+  confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode, expectedRules,
+  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isMessage, isSteady, judge,
+  type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
+  milliseconds, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, percentile, type Pod,
+  podOf, PORT, printable, PROBE_HEADER, type Range, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES,
+  type Rule, RULES, run, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp,
+  toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when,
 } from "./protocol.ts";
 
 /** What `--disrupt` can do: nothing, look on, or end pods through the Kubernetes API. */
@@ -39,19 +50,20 @@ const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 export const SETTINGS = {
   url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
   adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /metrics, /report; 0 = any free port"),
+  allowHost: settingList("ALLOW_HOST", "", String, "further host names that may ask for /report and the page, * = any"),
   sessions: setting("SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
   intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
   dialect: setting("DIALECT", "auto", oneOf("auto", "v1", "plain"), "auto (v1, else plain), v1, or plain"),
-  connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1), "ms from dial to HELLO"),
-  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1), "ms without DATA: dead"),
+  connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1, 100), "ms from dial to HELLO"),
+  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1, 100), "ms without DATA: dead"),
   reconnect: setting("RECONNECT", "after-close", oneOf("after-close", "early"), "after-close; early: at SHUTDOWN"),
   backoffBaseMs: setting("BACKOFF_BASE_MS", "100", milliseconds(0), "redial n waits at random up to this × 2ⁿ"),
   backoffCapMs: setting("BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
-  maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0), "ms that a reconnect may be delayed"),
+  maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0, 100), "ms that a reconnect may be delayed"),
   expect: settingList("EXPECT", "", oneOf(...RULES), "rules that count, by commas; default: all; plain: clean,moved"),
-  expectCode: settingList("EXPECT_CODE", "1001", integer(1000, 4999), "clean close codes; 1005: a frame without one"),
+  expectCode: settingList("EXPECT_CODE", "1001", closeCode(1005), "clean close codes; 1005: a frame without one"),
   handovers: setting("HANDOVERS", "0", integer(0, 1_000_000_000), "stop when so many were judged; 0 = never"),
-  timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0), "stop after so many ms; 0 = never"),
+  timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0, 1000), "stop after so many ms; 0 = never"),
   probeIntervalMs: setting("PROBE_INTERVAL_MS", "0", milliseconds(0), "ms between fresh connections; 0 = none"),
   payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
   tlsCa: setting("TLS_CA", "", String, "CA (PEM) that the server's certificate must be from; default: the public ones"),
@@ -86,6 +98,16 @@ const MAX_UNCONFIRMED = 1000;
 const MAX_BUFFER_BYTES = 2 ** 20;
 /** Time for the closing handshake, of the server's close (its FIN) and of our own. */
 const CLOSE_TIMEOUT_MS = 3000;
+/** How long a new session must stay open to count as one: some servers upgrade first, and then say that they are going. */
+const LIFE_MS = 1000;
+/** Open files of this process that are no sessions: dials, probes, viewers, watches, and its own. */
+const OTHER_FILES = 150;
+/** How often lateness is measured, from when on it is some, and how many spans of it are remembered. */
+const LATENESS_TICK_MS = 50;
+const LATENESS_NOISE_MS = 20;
+const KEPT_SPANS = 1000;
+/** Kinds of failed dials that say nothing of the server. */
+const OWN_FAILURES = ["descriptors"];
 /** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
@@ -100,44 +122,6 @@ const NEWS_INTERVAL_MS = 500;
 const MAX_UNAUTHORIZED = 10;
 /** How long a drill waits for a workload whose pods are not all ready. */
 const SETTLE_TIMEOUT_MS = 120_000;
-
-/** One connection that has said HELLO (plain: that is upgraded). */
-interface Session {
-  ws: WebSocket;
-  ledger: Ledger;
-  /** Resolved by the first DATA, by SHUTDOWN, and when the connection is gone. */
-  alive: Promise<void>;
-  noticed: Promise<void>;
-  ended: Promise<void>;
-  production: NodeJS.Timeout | undefined;
-  /** Whether it has been told, or has ended: its handover is in flight until it is judged. */
-  ending: boolean;
-}
-
-/** One place that wants to hold a session at all times. */
-interface Slot {
-  number: number;
-  /** Last `seq` used, and up to which the server has confirmed: what is between goes out again on the next session. */
-  lastSeq: number;
-  confirmed: number;
-  current: Session | undefined;
-  /** A handover on its way: the way to the next session, and that session once it is open. */
-  redial: Redial | undefined;
-  next: Session | undefined;
-  steady: boolean;
-}
-
-/** A dial that led to no session; `kind` is how it is counted. */
-class DialError extends Error {
-  readonly kind: string;
-  /** Whether it may have met a server that is ending. */
-  readonly metNobody: boolean;
-  constructor(kind: string, message: string, metNobody = false) {
-    super(message);
-    this.kind = kind;
-    this.metNobody = metNobody || kind === "refused";
-  }
-}
 
 /** How often a symptom was seen, on which servers (the first ten), and the causes that explain it. */
 interface SymptomCount {
@@ -154,17 +138,28 @@ export interface Result {
   version: string;
   startedAt: string;
   durationMs: number;
-  sessions: { wanted: number; connected: number; byServer: Record<string, number> };
+  /** `had`: how many were ever connected. */
+  sessions: { wanted: number; had: number; connected: number; byServer: Record<string, number> };
   /** Those that are open, and the handovers that are on their way (times since the client's start); of more than 50 a sample. */
   open: { slot: number; server: string; openedMs: number }[];
   inFlight: { slot: number; from: string; openedMs: number | null; toldMs: number | null; endedMs: number | null }[];
-  messages: { received: number; sent: number; lost: number; duplicated: number; reordered: number; resent: number };
+  /** `lost` is null where nothing was numbered: then loss cannot be seen. */
+  messages: {
+    received: number;
+    sent: number;
+    lost: number | null;
+    duplicated: number;
+    reordered: number;
+    resent: number;
+  };
   counts: { graceful: number; failed: number; unfinished: number };
   symptoms: Partial<Record<Symptom, SymptomCount>>;
   reconnect: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   silence: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   failedDials: Record<string, number>;
   probes: { ok: number; refused: number; "503": number; timeout: number; other: number; lastOnEndingMs: number | null };
+  /** How late the client's own event loop was, at most and in all. */
+  witness: { maxLateMs: number; totalLateMs: number };
   /** What `--disrupt` did, and why that was no drill; null where it only looked on. */
   disruption: { kind: string; pod: string | null; atMs: number } | null;
   failure: string | null;
@@ -187,853 +182,315 @@ async function main(): Promise<void> {
     SETTINGS,
   );
   if (settings === undefined) return;
-  if ((settings.tlsCert === "") !== (settings.tlsKey === "")) {
-    throw new UserError("--tls-cert and --tls-key go together");
-  }
-  if (settings.switches.has("json") && settings.report.some(isStdout)) {
-    throw new UserError("--json has stdout for itself: --report to a file");
-  }
-  const { result, error } = await hold(settings);
+  checkTogether(settings);
+  const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
-  let unwritten: string | undefined;
-  const [onStdout, files] = [settings.report.filter(isStdout), settings.report.filter((file) => !isStdout(file))];
   kleur.enabled = false; // reports have no colour
-  for (const file of onStdout) process.stdout.write(REPORTS[endingOf(file)]!(result));
-  for (const file of files) {
-    try {
-      writeFileSync(file, REPORTS[endingOf(file)]!(result));
-    } catch (error) {
-      unwritten = `Cannot write --report: ${(error as Error).message}`;
-    }
+  for (const file of settings.report) {
+    const text = REPORTS[endingOf(file)]!(result);
+    if (isStdout(file)) process.stdout.write(text);
+    else writeReport(file, text, result);
   }
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
-  if (unwritten !== undefined) throw new UserError(unwritten);
 }
 
-/** Holds the sessions until there is a result; `error` says why there can be none. */
-async function hold(settings: Settings): Promise<{ result: Result; error?: string }> {
-  const origin = performance.now();
-  const startedAt = new Date().toISOString();
-  const payload = settings.payloadBytes > 0 ? { payload: "x".repeat(settings.payloadBytes) } : {};
-  const policy = {
-    expect: settings.expect,
-    expectCode: settings.expectCode,
-    maxReconnectMs: settings.maxReconnectMs,
-  };
-  const slots = Array.from({ length: settings.sessions }, (_, index): Slot => ({
-    number: index + 1,
-    lastSeq: 0,
-    confirmed: 0,
-    current: undefined,
-    redial: undefined,
-    next: undefined,
-    steady: false,
-  }));
-  const open = new Set<Session>();
-  const handovers: Handover[] = [];
-  /** As they stand in the result. */
-  const messages: Result["messages"] = { received: 0, sent: 0, lost: 0, duplicated: 0, reordered: 0, resent: 0 };
-  const counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
-  const tally = { opened: 0, steady: 0, inFlight: 0, lostUp: 0 };
-  const symptoms: Result["symptoms"] = {};
-  const failedDials: Record<string, number> = {};
-  const probes: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
-  /** Since when instances are known to end, the latest last. */
-  const endings = new Map<string, number>();
-  const dialling = new Set<WebSocket>();
-  const dialGate = createGate(MAX_DIALS);
-  const pingIntervalMs = Math.max(1, Math.round(settings.silenceTimeoutMs / 3));
-  let probing = 0;
-  let probeTurn = 0;
-  let signalled = false;
-  let stopping = false;
-  const stopped = deferred<string>();
-  const cluster = new Cluster();
-  const api = settings.disrupt === "none" ? undefined : createApi(settings.serviceAccount);
-  /** Handovers of which the cluster may still have something to tell. */
-  const undiagnosed = new Set<Handover>();
-  const drill = {
-    disruption: null as Result["disruption"],
-    /** What it is waiting for, as long as it is not over. */
-    awaiting: settings.disrupt === "none" || settings.disrupt === "watch" ? "" : "the first watch",
-    failure: "",
-    /** What it must undo, whatever happens. */
-    undo: [] as (() => Promise<void>)[],
-    /** Dials that met a pod after its deletion. */
-    dialsOnEnding: 0,
-    lastOnEndingMs: 0,
-  };
+/** Writes all of a report or nothing of it; a failure stands in the result, above the verdict, and makes it exit 2. */
+function writeReport(file: string, text: string, { findings }: Result): void {
+  let beside: string | undefined;
+  try {
+    const target = existsSync(file) ? realpathSync(file) : file;
+    if (existsSync(target) && !statSync(target).isFile()) return writeFileSync(target, text); // nothing stands beside a device
+    beside = `${target}.${process.pid}.tmp`;
+    writeFileSync(beside, text, { flag: "wx" });
+    renameSync(beside, target);
+  } catch (error) {
+    if (beside !== undefined) rmSync(beside, { force: true });
+    const problem = `Cannot write --report: ${(error as Error).message}`;
+    process.stderr.write(`${problem}\n`);
+    findings.push({ name: "REPORT_NOT_WRITTEN", text: problem });
+    process.exitCode = 2;
+  }
+}
+
+/** Throws `UserError` for settings that each are right, and together cannot work. */
+function checkTogether({ tlsCert, tlsKey, switches, report, sessions, reconnect }: Settings): void {
+  if ((tlsCert === "") !== (tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
+  if (switches.has("json") && report.some(isStdout)) {
+    throw new UserError("--json has stdout for itself: --report to a file");
+  }
+  const most = Math.floor(((openFilesLimit() ?? Infinity) - OTHER_FILES) / (reconnect === "early" ? 2 : 1));
+  if (sessions > most) {
+    throw new UserError(
+      `--sessions must be at most ${Math.max(0, most)} with the open files that this process may have (ulimit -n): ` +
+        `current value is '${sessions}'`,
+    );
+  }
+}
+
+// ---- The run: owns the slots and what watches them, decides when it is over, makes the result
+
+/** One run of the client, from its first dial to its result. */
+export class Run {
+  readonly #settings: Settings;
+  readonly #origin = performance.now();
+  readonly #startedAt = new Date().toISOString();
+  readonly #lateness = new Lateness();
+  readonly #journal = new Journal();
+  readonly #slots: Slot[];
+  readonly #log: Log;
+  readonly #probe: Probe;
+  readonly #page: LivePage;
+  #watch: ClusterWatch | undefined;
+  #drill: Drill | undefined;
+  #metrics: Metrics | undefined;
+  readonly #stop = new AbortController();
+  #steady = 0;
   /** Why there can be no result. */
-  let fatal: string | undefined;
+  #fatal: string | undefined;
 
-  const sinceStart = () => Math.round((performance.now() - origin) * 10) / 10;
-  const since = (at: number | undefined) => at === undefined ? null : Math.round((at - origin) * 10) / 10;
-  const judged = () => counts.graceful + counts.failed;
-  const isOpen = (session: Session | undefined) => session !== undefined && open.has(session);
-  const connected = () => slots.filter(({ current, next }) => isOpen(current) || isOpen(next)).length;
-  const status = () => `${grouped(connected())} of ${count(slots.length, "session")} connected`;
-  const log = createLog("client", settings.logFormat, status, () => slots.length);
-  const security = followSecurity(settings, log);
-  process.on("SIGTERM", onSignal);
-  process.on("SIGINT", onSignal);
-  let metrics: Awaited<ReturnType<typeof createMetrics>> | undefined;
-  let measure = (_handover: Handover): void => {};
-  const admin = createAdmin({
-    "/healthz": () => ({ status: 200, body: "ok\n" }),
-    "/readyz": () => ({ status: connected() === slots.length ? 200 : 503, body: `${status()}\n` }),
-    "/metrics": () => metrics?.route() ?? { status: 503, body: "starting\n" },
-    "/report": () => ({ status: 200, body: `${toJson(makeResult())}\n`, type: "application/json" }),
-    "/": () => {
-      const body = renderPage();
-      return { status: 200, body, type: "text/html; charset=utf-8", headers: securityHeaders(body) };
-    },
-    "/events": onViewer,
-  });
-  /** Browsers that look on, and what they were told last. */
-  const viewers = new Set<ServerResponse>();
-  let told = "";
-  setInterval(tellViewers, NEWS_INTERVAL_MS).unref();
-  const adminPort = await listen(admin, settings.adminPort, "");
-  if (api !== undefined) {
-    try {
-      await followAll(api, settings.targetSelector, observeWatch, onWatchLost);
-    } catch (error) {
-      admin.close();
-      api.close();
-      throw error;
-    }
-    setInterval(diagnoseAll, 500).unref();
-  }
-  const where = `${count(slots.length, "session")} to ${settings.url.join(", ")}`;
-  log.line("started", `${where}, admin port ${adminPort}`, { sessions: slots.length, adminPort });
-  await exportMetrics();
-  if (settings.timeoutMs > 0) setTimeout(stopped.resolve, settings.timeoutMs, "--timeout").unref();
-  if (settings.probeIntervalMs > 0) setInterval(probe, settings.probeIntervalMs).unref();
-  for (const slot of slots) void runSlot(slot);
-  if (api !== undefined && drill.awaiting !== "") void runDrill(api);
-
-  const reason = await stopped.promise;
-  stopping = true;
-  log.line("stopping", `${reason}: closing ${count(open.size, "session")}`, { reason, sessions: open.size });
-  await undoAll();
-  // What is on its way now is judged before our own closing touches it.
-  for (const slot of slots) if (slot.current?.ending) settle(slot, slot.current, slot.next);
-  diagnoseAll();
-  const result = makeResult();
-  tellViewers();
-  for (const viewer of viewers) viewer.end();
-  await closeAll();
-  api?.close();
-  log.end();
-  if (settings.logFormat === "json") {
-    const { verdict } = result;
-    const labels = { verdict, handovers: judged(), failed: counts.failed, lost: messages.lost };
-    log.line("verdict", result.summary, labels, verdict === "PASS" ? "info" : "error");
-  }
-  admin.close();
-  admin.closeAllConnections();
-  if (fatal !== undefined) return { result, error: fatal };
-  if (tally.opened > 0) return { result };
-  const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ") ||
-    "no dial finished";
-  return { result, error: `Never connected to ${settings.url.join(", ")}: ${dials}` };
-
-  function onViewer(response: ServerResponse): Answer | undefined {
-    if (viewers.size >= MAX_VIEWERS) return { status: 503, body: "Too many are looking on\n" };
-    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
-    response.on("close", () => viewers.delete(response));
-    viewers.add(response);
-    told = "";
-    tellViewers();
-    return undefined;
-  }
-
-  /** What has changed since the last time; nothing has as long as these numbers have not. */
-  function tellViewers(): void {
-    if (viewers.size === 0) return;
-    const moments = [...cluster.pods.values()].reduce((sum, pod) => sum + pod.moments.length, 0);
-    const state = [
-      tally.opened,
-      open.size,
-      tally.inFlight,
-      judged(),
-      undiagnosed.size,
-      moments,
-      drill.awaiting,
-      stopping,
-    ];
-    if (state.join() === told) return;
-    told = state.join();
-    const text = `data: ${pageData(makeResult(), !stopping)}\n\n`;
-    // Who does not read gets the next picture instead of all that it missed.
-    for (const viewer of viewers) if (viewer.writableLength === 0) viewer.write(text);
-  }
-
-  function onSignal(signal: NodeJS.Signals): void {
-    if (signalled) process.exit(1); // whoever asks twice does not want to wait
-    signalled = true;
-    stopped.resolve(signal);
-  }
-
-  async function closeAll(): Promise<void> {
-    for (const ws of dialling) ws.terminate();
-    for (const { ws, production } of open) {
-      clearInterval(production);
-      ws.close(1000);
-    }
-    await Promise.all([...open].map(({ ended }) => ended)); // ws cuts what does not answer in CLOSE_TIMEOUT_MS
-  }
-
-  // ---- A slot's life
-
-  async function runSlot(slot: Slot): Promise<void> {
-    slot.current = await connect(slot);
-    if (slot.current !== undefined) startProducing(slot, slot.current);
-    while (slot.current !== undefined && !stopping) {
-      const { ledger, ended, noticed } = slot.current;
-      await (settings.reconnect === "early" ? Promise.race([noticed, ended]) : ended);
-      if (stopping) return;
-      const next = await connect(slot);
-      if (next === undefined) return;
-      await ended;
-      slot.confirmed = confirmedUpTo(ledger, slot.confirmed);
-      startProducing(slot, next);
-      await Promise.race([next.alive, next.ended]); // its first message ends the silence
-      if (stopping) return;
-      settle(slot, slot.current, next);
-      slot.current = next;
-      slot.redial = slot.next = undefined;
-    }
-  }
-
-  /** Dials until a session is open; undefined once the client is stopping. */
-  async function connect(slot: Slot): Promise<Session | undefined> {
-    const ledger = slot.current?.ledger;
-    const redial = newRedial();
-    if (ledger !== undefined) slot.redial = redial;
-    let refused: string | undefined;
-    let refusals = 0;
-    for (let attempt = ledger === undefined ? -1 : 0;; attempt++) {
-      if (attempt >= 0) {
-        const waitMs = backoffMs(attempt, { baseMs: settings.backoffBaseMs, capMs: settings.backoffCapMs });
-        if (attempt === 0) redial.chosenMs = waitMs;
-        await pause(waitMs);
-      }
-      await dialGate.enter();
-      const url = chooseUrl(ledger?.url, refused);
-      try {
-        if (stopping) return undefined;
-        noteDial(redial, url);
-        const session = await dial(url, slot, refusals);
-        noteOnEnding(session.ledger.server, redial);
-        if (ledger !== undefined) slot.next = session;
-        return session;
-      } catch (error) {
-        if (!(error instanceof DialError)) throw error;
-        if (stopping) return undefined;
-        refused = url;
-        if (error.kind === "401") refusals++;
-        redial.failed[error.kind] = (redial.failed[error.kind] ?? 0) + 1;
-        failedDials[error.kind] = (failedDials[error.kind] ?? 0) + 1;
-        if (error.metNobody) noteOnEnding(undefined, redial);
-        const { kind, message } = error;
-        if (tally.opened === 0 && failedDials["401"] === sum(failedDials) && sum(failedDials) >= MAX_UNAUTHORIZED) {
-          fatal = `${url} refuses every dial with 401: ` +
-            (settings.tokenFile === ""
-              ? "it needs a token, see --token-file"
-              : `see --token-file ${settings.tokenFile}`);
-          stopped.resolve("401");
-        }
-        const labels = { slot: slot.number, url, kind };
-        log.each("dial-failed", () => [`slot ${slot.number} to ${url}: ${message}`, labels, "warn"]);
-      } finally {
-        dialGate.leave();
-      }
-    }
-  }
-
-  /** The first URL first; then any but the one just ended or just refused, as long as there is another. */
-  function chooseUrl(ended: string | undefined, refused: string | undefined): string {
-    if (ended === undefined && refused === undefined) return settings.url[0]!;
-    const others = settings.url.filter((url) => url !== ended && url !== refused);
-    const fallback = settings.url.filter((url) => url !== (refused ?? ended));
-    const choice = [others, fallback, settings.url].find((urls) => urls.length > 0)!;
-    return choice[Math.floor(Math.random() * choice.length)]!;
-  }
-
-  function settle(slot: Slot, from: Session, to: Session | undefined): void {
-    tally.inFlight--;
-    const now = performance.now();
-    const redial = slot.redial ?? newRedial();
-    const handover = judge(slot.number, from.ledger, to?.ledger, redial, policy, now, origin);
-    const { verdict, symptom } = handover;
-    counts[verdict]++;
-    for (const kind of ["lost", "duplicated", "reordered"] as const) messages[kind] += size(handover[kind]);
-    messages.lost += handover.upstreamLost;
-    tally.lostUp += handover.upstreamLost;
-    measure(handover);
-    if (symptom !== null) {
-      const { servers } = symptoms[symptom] ??= { count: 0, servers: [], causes: {} };
-      symptoms[symptom].count++;
-      if (servers.length < 10 && !servers.includes(handover.from)) servers.push(handover.from);
-    }
-    if (api !== undefined) undiagnosed.add(handover);
-    handovers.push(handover);
-    const kept = Math.max(KEPT_HANDOVERS, slots.length);
-    if (handovers.length >= 2 * kept) handovers.splice(0, kept);
-    log.each("handover", () => {
-      const { to, code, how, noticeMs, drainMs, reconnectMs, forcedMs, silenceMs } = handover;
-      const { session } = from.ledger;
-      const times = { noticeMs, drainMs, reconnectMs, forcedMs, silenceMs };
-      const labels = { slot: slot.number, verdict, symptom, from: handover.from, to, session, code, how, ...times };
-      return [headline(handover), labels, verdict === "failed" ? "warn" : "info"];
-    });
-    if (settings.handovers > 0 && judged() >= settings.handovers && tally.inFlight === 0 && drill.awaiting === "") {
-      void until(() => undiagnosed.size === 0).then(() => stopped.resolve(`--handovers ${settings.handovers}`));
-    }
-  }
-
-  /** Looks ten times a second: what is waited for here depends on sessions, pods and time. False once the run is stopping. */
-  async function until(holds: () => boolean, patienceMs = Infinity): Promise<boolean> {
-    const begun = performance.now();
-    while (!holds()) {
-      if (stopping || performance.now() - begun > patienceMs) return false;
-      await Promise.race([pause(100), stopped.promise]);
-    }
-    return !stopping;
-  }
-
-  // ---- A session's life
-
-  /** Opens a connection, for a slot or (without one) as a probe. Resolves at HELLO, plain at the upgrade; rejects with `DialError`. After a 401 (`refusals`) it is the token before: servers may get the new one later than we. */
-  function dial(url: string, slot?: Slot, refusals = 0): Promise<Session> {
-    const opening = deferred<Session>();
-    const alive = deferred<void>();
-    const noticed = deferred<void>();
-    const ended = deferred<void>();
-    const options: ClientOptions & { closeTimeout: number } = {
-      perMessageDeflate: false,
-      maxPayload: MAX_MESSAGE_BYTES,
-      closeTimeout: CLOSE_TIMEOUT_MS,
-      ...security.tls,
-      headers: {
-        ...slot === undefined && { [PROBE_HEADER]: "1" },
-        ...security.tokens.length > 0 &&
-          { authorization: `Bearer ${security.tokens[refusals % security.tokens.length]}` },
-      },
-    };
-    const ws = new WebSocket(url, settings.dialect === "plain" ? [] : [SUBPROTOCOL], options);
-    const session: Session = {
-      ws,
-      ledger: new Ledger(url, "plain", pingIntervalMs),
-      alive: alive.promise,
-      noticed: noticed.promise,
-      ended: ended.promise,
-      production: undefined,
-      ending: false,
-    };
-    const { ledger } = session;
-    let fin = false;
-    let broken = false;
-    let watchdog = setTimeout(onTimeout, settings.connectTimeoutMs);
-
-    dialling.add(ws);
-    ws.on("upgrade", onUpgrade);
-    ws.on("unexpected-response", onRefusal);
-    ws.on("open", () => ledger.dialect === "plain" && receive({ type: "OPEN" }));
-    ws.on("message", onMessage);
-    ws.on("pong", () => ledger.dialect === "plain" && receive({ type: "TEXT", text: "" }));
-    ws.on("error", onError);
-    ws.on("close", onClose);
-    return opening.promise;
-
-    function onUpgrade({ headers, socket }: IncomingMessage): void {
-      // ws swallows socket errors: only the socket tells FIN, reset and silence apart.
-      socket.on("end", () => fin = true);
-      socket.on("error", () => broken = true);
-      const pod = podAt(socket.remoteAddress);
-      if (headers["sec-websocket-protocol"] !== undefined) ledger.dialect = "v1";
-      else if (pod !== undefined) [ledger.server, ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
-      // ws refuses a server that selects none of the subprotocols on offer; in `auto` that server speaks plain text.
-      if (settings.dialect === "auto") headers["sec-websocket-protocol"] ??= SUBPROTOCOL;
-    }
-
-    function onRefusal(_request: ClientRequest, { statusCode = 0 }: IncomingMessage): void {
-      // In a server's name a proxy answers 502 or 504.
-      const metNobody = [502, 503, 504].includes(statusCode);
-      const kind = statusCode === 503 || statusCode === 401 ? String(statusCode) : "other";
-      fail(kind, `HTTP ${statusCode}`, metNobody);
-    }
-
-    function onError(error: Error & { code?: string }): void {
-      if (ledger.openedAt === undefined) fail(DIAL_ERRORS[error.code ?? ""] ?? "other", error.message || error.code!);
-      else noteInvalid(error.message); // ws closes it
-    }
-
-    function fail(kind: string, message: string, metNobody = false): void {
-      opening.reject(new DialError(kind, message, metNobody)); // the first failure counts, what follows from it does not
-      if (ws.readyState !== ws.CLOSED) ws.terminate();
-    }
-
-    function onMessage(data: RawData, isBinary: boolean): void {
-      if (ws.readyState !== ws.OPEN) return; // we have closed it
-      if (ledger.dialect === "plain") return receive({ type: "TEXT", text: isBinary ? "(binary)" : data.toString() });
-      if (isBinary) return complain(1003, "Cannot accept a binary message: frames are JSON text");
-      try {
-        const frame = decode(data.toString());
-        if (frame.type === "ACK") throw new SyntaxError("Cannot accept ACK frame: only the client sends it");
-        receive(frame);
-      } catch (error) {
-        if (!(error instanceof SyntaxError)) throw error;
-        complain(1007, error.message);
-      }
-    }
-
-    function noteInvalid(message: string): void {
-      ledger.complaint ??= message;
-      log.each("invalid-frame", () => [`${ledger.server}: ${message}`, { server: ledger.server }, "warn"]);
-    }
-
-    function complain(code: number, message: string): void {
-      noteInvalid(message);
-      if (ledger.openedAt === undefined) opening.reject(new DialError("other", message));
-      ws.close(code, closeReason(message));
-    }
-
-    function receive(event: SessionEvent): void {
-      observe(ledger, event, performance.now());
-      if (event.type === "HELLO" || event.type === "OPEN") return onOpen();
-      if (slot === undefined) return;
-      if (event.type === "DATA" || (event.type === "TEXT" && event.text !== "")) messages.received++;
-      if (ledger.firstDataAt !== undefined) alive.resolve();
-      checkSteady(slot, ledger);
-      if (ledger.noticeAt !== undefined && !session.ending) onNotice();
-    }
-
-    function onOpen(): void {
-      dialling.delete(ws);
-      clearTimeout(watchdog);
-      opening.resolve(session);
-      if (slot === undefined) return ws.close(1000);
-      tally.opened++;
-      open.add(session);
-      if (ledger.dialect === "plain") {
-        ws.ping();
-        session.production = setInterval(() => ws.ping(), pingIntervalMs);
-      }
-      watch();
-      const { server, session: id, instance, dialect } = ledger;
-      const labels = { slot: slot.number, server, session: id, instance };
-      log.each("session-opened", () => [`slot ${slot.number} on ${server}, ${dialect}`, labels]);
-    }
-
-    function onNotice(): void {
-      beginEnding(session);
-      noticed.resolve();
-      const { server, notice } = ledger;
-      log.each("shutdown-notice", () => [
-        `slot ${slot!.number} from ${server}` + (notice ? `: ${count(notice.remaining, "message")} to come` : ""),
-        { slot: slot!.number, server, session: ledger.session, remaining: notice?.remaining ?? null },
-      ]);
-      watch(); // another pace, another patience
-      if (ledger.dialect === "plain") return;
-      clearInterval(session.production);
-      send(session, { type: "ACK", lastSeq: ledger.sentLast });
-    }
-
-    function onTimeout(): void {
-      // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
-      setImmediate(() => {
-        if (ledger.openedAt === undefined) fail("timeout", `no HELLO within ${duration(settings.connectTimeoutMs)}`);
+  constructor(settings: Settings) {
+    this.#settings = settings;
+    this.#log = createLog("client", settings.logFormat, () => this.#status(), () => settings.sessions);
+    const access = followAccess(settings, this.#log);
+    const dial: Dial = (url, owner, headers, refusals = 0) =>
+      new Session({
+        url,
+        owner,
+        settings,
+        lateness: this.#lateness,
+        access: { ...access.tls, headers: { ...headers, ...access.authorization(refusals) } },
+        podAt: (address) => this.#watch?.podAt(address),
       });
-    }
+    const context: SlotContext = {
+      settings,
+      dial,
+      gate: new Gate(MAX_DIALS),
+      lateness: this.#lateness,
+      journal: this.#journal,
+      log: this.#log,
+      origin: this.#origin,
+      watch: () => this.#watch,
+      onSteady: () => this.#onSteady(),
+      onFailedDial: (kind, url) => this.#onFailedDial(kind, url),
+      onJudged: (handover) => this.#onJudged(handover),
+    };
+    this.#slots = Array.from({ length: settings.sessions }, (_, index) => new Slot(index + 1, context));
+    const { url: urls, probeIntervalMs: intervalMs } = settings;
+    this.#probe = new Probe({ urls, intervalMs, dial, journal: this.#journal, log: this.#log, watch: context.watch });
+    this.#page = new LivePage(() => this.#newsKey(), () => pageData(this.#result(), !this.#stop.signal.aborted));
+  }
 
-    function silentMs(): number {
-      return performance.now() - (ledger.lastDataAt ?? ledger.openedAt!);
-    }
+  /** Holds the sessions until there is a result; `error` says why there can be none. Throws `UserError` where it cannot begin. */
+  async hold(): Promise<{ result: Result; error?: string }> {
+    const { sessions, url, timeoutMs, disrupt, targetSelector, serviceAccount, logFormat } = this.#settings;
+    const onSignal = (signal: string) => {
+      if (this.#stop.signal.aborted && this.#stop.signal.reason !== "--timeout") process.exit(1); // asked twice: no waiting
+      this.#stop.abort(signal);
+    };
+    process.on("SIGTERM", onSignal);
+    process.on("SIGINT", onSignal);
 
-    function watch(): void {
-      const patienceMs = Math.max(settings.silenceTimeoutMs, 3 * ledger.dueMs);
-      clearTimeout(watchdog);
-      watchdog = setTimeout(() => {
-        setImmediate(() => { // as above: what has arrived is read first
-          if (ws.readyState !== ws.OPEN) return; // the closing handshake has its own time limit
-          if (silentMs() < patienceMs) return watch();
-          const silence = `nothing from ${ledger.server} for ${duration(silentMs())}`;
-          log.each("session-silent", () => [`slot ${slot!.number}: ${silence}`, {
-            slot: slot!.number,
-            server: ledger.server,
-            session: ledger.session,
-          }, "warn"]);
-          ws.terminate();
+    // 1. Eyes first: the admin port, and on a cluster the watches, before anything can happen that they should see.
+    const admin = this.#createAdmin();
+    const adminPort = await listen(admin, this.#settings.adminPort, "");
+    if (disrupt !== "none") {
+      try {
+        this.#watch = await ClusterWatch.open({
+          api: new Api(serviceAccount),
+          selector: targetSelector,
+          log: this.#log,
+          origin: this.#origin,
+          onDiagnosed: (handover) => this.#journal.explain(handover),
         });
-      }, Math.min(MAX_TIMER_MS, Math.max(1, patienceMs - silentMs())));
-    }
-
-    function onClose(code: number, reason: Uint8Array): void {
-      dialling.delete(ws);
-      clearTimeout(watchdog);
-      clearInterval(session.production);
-      if (ledger.openedAt === undefined) return fail(broken ? "reset" : "other", `closed with ${code} before HELLO`);
-      if (!open.delete(session)) return; // a probe
-      const now = performance.now();
-      if (code !== 1006) observe(ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
-      // An error after the FIN concerns our own last words, not the server's.
-      observe(ledger, { type: "END", how: fin ? "fin" : broken ? "reset" : "silence" }, now);
-      const { server, how, received } = ledger;
-      log.each("session-closed", () => [
-        `slot ${slot!.number} on ${server} with ${code}, ${how}: received ${received}`,
-        { slot: slot!.number, server, session: ledger.session, code, how, received, sent: ledger.sentLast },
-      ]);
-      beginEnding(session);
-      ended.resolve();
-    }
-  }
-
-  function beginEnding(session: Session): void {
-    if (session.ending || stopping) return;
-    session.ending = true;
-    tally.inFlight++;
-    const { instance, noticeAt, closeCode } = session.ledger;
-    // A cut alone does not say that the server is going.
-    if (endings.has(instance) || (noticeAt === undefined && closeCode !== 1001)) return;
-    endings.set(instance, performance.now());
-    if (endings.size > KEPT_ENDINGS) endings.delete(endings.keys().next().value!);
-  }
-
-  function checkSteady(slot: Slot, ledger: Ledger): void {
-    if (slot.steady || !isSteady(ledger)) return;
-    slot.steady = true;
-    if (++tally.steady === slots.length) {
-      log.line("steady", `${count(slots.length, "session")} confirmed in both directions`, { sessions: slots.length });
-    }
-  }
-
-  // ---- Messages to the server
-
-  function send(session: Session, frame: Frame): void {
-    if (frame.type === "ACK") observe(session.ledger, frame, performance.now());
-    session.ws.send(encode(frame), ignore); // what does not arrive stays unconfirmed, and is sent again
-  }
-
-  /** First what the last session left unconfirmed, with its numbers; then a new message at once and one every interval. */
-  function startProducing(slot: Slot, session: Session): void {
-    const { ledger, ws } = session;
-    if (ledger.dialect === "plain" || ledger.noticeAt !== undefined || ws.readyState !== ws.OPEN) return;
-    for (let seq = slot.confirmed + 1; seq <= slot.lastSeq; seq++) sendData(session, seq, true);
-    produce(slot, session);
-    session.production = setInterval(produce, settings.intervalMs, slot, session);
-  }
-
-  function produce(slot: Slot, session: Session): void {
-    if (session.ws.readyState !== session.ws.OPEN) return;
-    if (session.ws.bufferedAmount > MAX_BUFFER_BYTES) return;
-    if (slot.lastSeq - confirmedUpTo(session.ledger, slot.confirmed) >= MAX_UNCONFIRMED) return;
-    sendData(session, ++slot.lastSeq, false);
-    checkSteady(slot, session.ledger);
-  }
-
-  function sendData(session: Session, seq: number, again: boolean): void {
-    const { ledger } = session;
-    observe(ledger, { type: "SENT", seq, again }, performance.now());
-    if (again) messages.resent++;
-    messages.sent++;
-    send(session, { type: "DATA", seq, at: timestamp(), ack: ledger.highest, ...payload });
-  }
-
-  // ---- Probes
-
-  /** A fresh connection, as a new user would open it: only these show that new connections still reach an ending server. */
-  async function probe(): Promise<void> {
-    if (stopping || probing >= MAX_DIALS) return;
-    probing++;
-    const url = settings.url[probeTurn++ % settings.url.length]!;
-    try {
-      const { ledger } = await dial(url);
-      probes.ok++;
-      noteOnEnding(ledger.server);
-      noteProbeOnEnding(ledger.instance === "" ? undefined : endings.get(ledger.instance));
-    } catch (error) {
-      if (!(error instanceof DialError)) throw error;
-      if (stopping) return;
-      const kind = error.kind === "refused" || error.kind === "503" || error.kind === "timeout" ? error.kind : "other";
-      probes[kind]++;
-      if (kind === "503") noteProbeOnEnding([...endings.values()].at(-1)); // it does not say who it is
-      if (error.metNobody) noteOnEnding();
-      log.each("probe-failed", () => [`${url}: ${error.message}`, { url, kind: error.kind }, "warn"]);
-    } finally {
-      probing--;
-    }
-  }
-
-  function noteProbeOnEnding(endingSince: number | undefined): void {
-    if (endingSince !== undefined) probes.lastOnEndingMs = Math.round(performance.now() - endingSince);
-  }
-
-  // ---- The cluster: what it shows, and what the drill does to it
-
-  function observeWatch(stream: Stream, type: WatchType, objects: KubernetesObject[]): void {
-    const atMs = sinceStart();
-    const news = objects.flatMap((object) => observeCluster(cluster, stream, type, object, atMs));
-    if (stream === "pods" && type === "LISTED") news.push(...observeMissing(cluster, objects, atMs));
-    for (const [{ name, uid }, { kind, text, code, reason }] of news) {
-      const labels = { pod: name, uid, kind };
-      if (text.startsWith("endpoint")) log.line("endpoint", `${name}: ${text}`, labels);
-      else {
-        const level = kind === "prestop-failed" ? "warn" : "info";
-        log.line("pod", `${name}: ${text}`, { ...labels, code: code ?? null, reason: reason ?? null }, level);
+      } catch (error) {
+        admin.close();
+        throw error;
       }
     }
-  }
+    const where = `${count(sessions, "session")} to ${url.map(redactUrl).join(", ")}`;
+    this.#log.line("started", `${where}, admin port ${adminPort}`, { sessions, adminPort });
+    this.#metrics = await this.#exportMetrics();
 
-  function onWatchLost(stream: Stream, { message }: Error): void {
-    log.each("watch-lost", () => [`${stream}: ${message}: opening it again`, { stream }, "warn"]);
-  }
+    // 2. Everybody dials; what ends the run is a count, a time, a signal or the drill.
+    if (timeoutMs > 0) setTimeout(() => this.#stop.abort("--timeout"), timeoutMs).unref();
+    this.#probe.start();
+    for (const slot of this.#slots) void slot.hold();
+    if (this.#watch !== undefined && disrupt !== "watch") void this.#disrupt(this.#watch);
+    await new Promise<void>((resolve) => this.#stop.signal.addEventListener("abort", () => resolve(), { once: true }));
 
-  function podAt(address: string | undefined): Pod | undefined {
-    return [...cluster.pods.values()].find((pod) => pod.address === address && !when(pod, "gone"));
-  }
+    // 3. What was done to the workload is undone, and what is on its way is judged, before our own closing touches it.
+    const { reason } = this.#stop.signal;
+    const open = this.#slots.filter((slot) => slot.isConnected).length;
+    this.#log.line("stopping", `${reason}: closing ${count(open, "session")}`, { reason, sessions: open });
+    await this.#drill?.undo();
+    for (const slot of this.#slots) slot.stop();
+    this.#watch?.diagnoseAll();
+    const result = this.#result();
 
-  function noteDial(redial: Redial, url: string): void {
-    if (api === undefined) return;
-    const ready = readyEndpoints(cluster, new URL(url).hostname.split(".")[0]!);
-    redial.readyEndpoints = Math.min(redial.readyEndpoints ?? ready, ready);
-  }
-
-  /** A new connection met a pod after its deletion: this one, or (refused, 503) the one that was deleted last. */
-  function noteOnEnding(server?: string, redial?: Redial): void {
-    const ending = [...cluster.pods.values()]
-      .filter((pod) => when(pod, "deleted") && !when(pod, "gone") && (server ?? pod.name) === pod.name)
-      .sort((a, b) => when(b, "deleted")!.atMs - when(a, "deleted")!.atMs)[0];
-    if (ending === undefined) return;
-    const lastMs = Math.round(sinceStart() - when(ending, "deleted")!.atMs);
-    drill.dialsOnEnding++;
-    drill.lastOnEndingMs = Math.max(drill.lastOnEndingMs, lastMs);
-    if (redial !== undefined) redial.lastOnEndingMs = lastMs;
-  }
-
-  /** Names the pod of every handover, and the cause of a failed one, as soon as the evidence is in. */
-  function diagnoseAll(): void {
-    for (const handover of undiagnosed) {
-      const pod = podOf(cluster, handover);
-      handover.pod = pod?.name ?? null;
-      if (!isEvidenceComplete(pod, handover, sinceStart())) continue;
-      undiagnosed.delete(handover);
-      const found = diagnose(handover, pod);
-      if (found === null) continue;
-      const { cause, evidence } = Object.assign(handover, found);
-      const entry = symptoms[handover.symptom!]!.causes[cause] ??= { count: 0, evidence };
-      entry.count++;
-      const labels = { slot: handover.slot, symptom: handover.symptom, cause, evidence, pod: handover.pod };
-      log.each("diagnosis", () => [`slot ${handover.slot}: ${cause}, ${evidence}`, labels, "warn"]);
+    // 4. Leave in order, and let go of all that would keep the process.
+    this.#page.end();
+    await Promise.all([this.#probe.leave(), ...this.#slots.map((slot) => slot.leave())]);
+    this.#watch?.close();
+    this.#lateness.end();
+    this.#log.end();
+    if (logFormat === "json") {
+      const { verdict, counts: { graceful, failed }, messages: { lost } } = result;
+      const labels = { verdict, handovers: graceful + failed, failed, lost };
+      this.#log.line("verdict", result.summary, labels, verdict === "PASS" ? "info" : "error");
     }
+    admin.close();
+    admin.closeAllConnections();
+    process.off("SIGTERM", onSignal).off("SIGINT", onSignal);
+    if (this.#fatal !== undefined) return { result, error: this.#fatal };
+    if (this.#journal.opened > 0) return { result };
+    const dials = this.#journal.dialsInWords() || "no dial finished";
+    return { result, error: `Never connected to ${url.map(redactUrl).join(", ")}: ${dials}` };
   }
 
-  async function runDrill(api: Api): Promise<void> {
-    try {
-      await disrupt(api);
-      if (drill.awaiting === "") stopped.resolve(`${settings.disrupt} is over`);
-    } catch (problem) {
-      if (api.closed.aborted) return;
-      if (!(problem instanceof UserError)) throw problem;
-      fatal = problem.message;
-      stopped.resolve("the drill failed");
-    }
+  // ---- What the slots, the drill and the page ask or tell
+
+  #onSteady(): void {
+    const sessions = this.#slots.length;
+    if (++this.#steady < sessions) return;
+    this.#log.line("steady", `${count(sessions, "session")} confirmed in both directions`, { sessions });
   }
 
-  /** Causes the disruption once every session is steady, and returns when all that it ended has been judged. */
-  async function disrupt(api: Api): Promise<void> {
-    const { disrupt: kind, targetDeployment, targetSelector } = settings;
-    const deployment = `/apis/apps/v1/namespaces/${api.namespace}/deployments/${encodeURIComponent(targetDeployment)}`;
-    const living = () => [...cluster.pods.values()].filter((pod) => !pod.finished && !when(pod, "gone"));
-    const isCalm = () => tally.steady === slots.length && tally.inFlight === 0 && connected() === slots.length;
-    const wait = (what: string, holds: () => boolean, patienceMs?: number) => {
-      drill.awaiting = what;
-      if (!holds()) log.line("disruption", `waiting for ${what}`);
-      return until(holds, patienceMs);
-    };
+  #onFailedDial(kind: string, url: string): void {
+    const { failedDials, opened } = this.#journal;
+    if (kind === "descriptors" && failedDials[kind] === 1) {
+      const limit = openFilesLimit();
+      const most = limit === undefined ? "" : ` ${limit}`;
+      this.#log.line("dial-failed", `no more files can be opened: raise ulimit -n${most}`, { kind }, "error");
+    }
+    const dials = sum(failedDials);
+    if (opened > 0 || dials < MAX_UNAUTHORIZED || failedDials["401"] !== dials) return;
+    const { tokenFile } = this.#settings;
+    const advice = tokenFile === "" ? "it needs a token, see --token-file" : `see --token-file ${tokenFile}`;
+    this.#fatal = `${redactUrl(url)} refuses every dial with 401: ${advice}`;
+    this.#stop.abort("401");
+  }
 
-    const scaling = kind === "rollout" || kind === "scale-in";
-    const found = scaling ? await api.json("get", "deployments", deployment) as DeploymentObject : undefined;
-    const replicas = found?.spec.replicas ?? 1;
-    if (found?.spec.paused) throw new UserError(`Cannot roll ${targetDeployment}: it is paused`);
-    if (kind === "scale-in" && replicas < 2) {
-      throw new UserError(
-        `Cannot scale in ${targetDeployment}: it has ${count(replicas, "replica")}, and two are needed`,
-      );
-    }
-    if (!await wait(`${count(slots.length, "session")} to be steady`, isCalm)) return;
-    const settled = () => isCalm() && living().every(({ ready }) => ready);
-    if (!await wait(`every pod of ${targetSelector} to be ready`, settled, SETTLE_TIMEOUT_MS)) {
-      if (stopping) return;
-      log.line("disruption", "going on: not every pod is ready", {}, "warn");
-      if (!await wait("steady sessions", isCalm)) return;
-    }
-    const before = living().filter((pod) => !when(pod, "deleted"));
-    const held = before.find(({ name }) => name === slots[0]!.current?.ledger.server);
-    const victim = held ?? before.find(({ ready }) => ready);
-    if (victim === undefined) {
-      throw new UserError(`No ready pod matches --target-selector ${targetSelector} in namespace ${api.namespace}`);
-    }
-    const path = `/api/v1/namespaces/${api.namespace}/pods/${victim.name}`;
-    const ownPod = kind === "rollout" ? null : victim.name;
+  #onJudged(handover: Handover): void {
+    this.#metrics?.measure(handover);
+    this.#watch?.diagnose(handover);
+    void this.#stopWhenEnough();
+  }
 
-    if (kind === "scale-in") {
-      const cost = (value: string | null) =>
-        api.json("patch", "pods", path, { metadata: { annotations: { [DELETION_COST]: value } } });
-      drill.undo.push(() =>
-        cost(null).then(ignore, (problem) => {
-          if (!(problem instanceof ApiError && problem.status === 404)) throw problem; // it went with the pod
-        })
-      );
-      await cost("-2147483647");
-      // Once our watch has it, the controllers' watches have it too, or are about to.
-      if (!await wait("the pod's deletion cost", () => victim.deletionCost !== null)) return;
-    }
-    drill.disruption = { kind, pod: ownPod, atMs: sinceStart() };
-    drill.awaiting = `the ${kind}`;
-    log.line("disruption", `${kind} ${ownPod ?? targetDeployment}`, {
-      kind,
-      pod: ownPod,
-      deployment: scaling ? targetDeployment : null,
+  async #stopWhenEnough(): Promise<void> {
+    const { handovers } = this.#settings;
+    const isDone = () => this.#journal.judged >= handovers && this.#countInFlight() === 0 && !this.#drill?.awaiting;
+    if (handovers === 0 || !isDone()) return;
+    await until(() => this.#watch === undefined || this.#watch.undiagnosed === 0, this.#stop.signal);
+    this.#stop.abort(`--handovers ${handovers}`);
+  }
+
+  async #disrupt(watch: ClusterWatch): Promise<void> {
+    const { sessions, handovers } = this.#settings;
+    this.#drill = new Drill({
+      settings: this.#settings,
+      watch,
+      log: this.#log,
+      signal: this.#stop.signal,
+      sessions,
+      isCalm: () => this.#isAllConnected() && this.#countInFlight() === 0 && this.#steady === sessions,
+      isSettled: () => this.#isAllConnected() && this.#countInFlight() === 0,
+      holders: () => this.#slots.flatMap(({ ledger }) => ledger ?? []),
+      isEnough: () => this.#journal.judged >= handovers,
     });
-    switch (kind) {
-      case "delete":
-      case "force": {
-        const options = { preconditions: { uid: victim.uid }, ...kind === "force" ? { gracePeriodSeconds: 0 } : {} };
-        await api.json("delete", "pods", path, { apiVersion: "v1", kind: "DeleteOptions", ...options });
-        break;
-      }
-      case "evict":
-        if (!await evict(api, victim, path)) return;
-        break;
-      case "rollout": {
-        const annotations = { "kubectl.kubernetes.io/restartedAt": timestamp() };
-        await api.json("patch", "deployments", deployment, { spec: { template: { metadata: { annotations } } } });
-        break;
-      }
-      case "scale-in": {
-        // Restored only from what we made of it: another hand may have scaled meanwhile.
-        const scale = (from: number, to: number) =>
-          api.json("patch", "deployments/scale", `${deployment}/scale`, [
-            { op: "test", path: "/spec/replicas", value: from },
-            { op: "replace", path: "/spec/replicas", value: to },
-          ]);
-        drill.undo.push(async () => {
-          if (!scaled) return;
-          const problem = await scale(replicas - 1, replicas).then(ignore, (problem) => problem);
-          if (problem instanceof ApiError && problem.status === 422) {
-            return log.line("disruption", "another hand has scaled meanwhile: left as it is", {}, "warn");
-          }
-          if (problem !== undefined) throw problem;
-          log.line("disruption", `${targetDeployment} has ${count(replicas, "replica")} again`);
-        });
-        let scaled = true; // until the API says no
-        await scale(replicas, replicas - 1).catch((problem) => {
-          if (problem instanceof ApiError && problem.status === 403) scaled = false;
-          throw problem;
-        });
-      }
-    }
-
-    const ended = () => disruptedPods().filter((pod) => kind !== "rollout" || before.includes(pod));
-    const isOver = (pod: Pod) => {
-      const deletedMs = when(pod, "deleted")!.atMs;
-      const isPlain = slots.some(({ current }) => current?.ledger.instance === "");
-      const ends = pod.moments.filter(({ kind, atMs }) => (kind === "exit" && atMs >= deletedMs) || kind === "gone");
-      const end = ends[0]?.atMs ?? Infinity;
-      // Who does not say which pod it is may still be silent, and unnoticed.
-      return sinceStart() > Math.min(end, deletedMs + pod.graceMs + 5000) + (isPlain ? settings.silenceTimeoutMs : 0);
-    };
-    const holds = (pod: Pod) => slots.some(({ current }) => isOpen(current) && current!.ledger.server === pod.name);
-    const least = kind === "rollout" ? before.length : 1;
-    const whose = kind === "rollout"
-      ? `${count(least, "pod")} of ${targetDeployment} to be replaced`
-      : "the pod to end";
-    if (!await wait(whose, () => ended().length >= least && ended().every((pod) => isOver(pod) && !holds(pod)))) return;
-    const ready = () => living().filter((pod) => pod.ready && !before.includes(pod)).length;
-    if (kind === "rollout" && !await wait("the new ReplicaSet", () => ready() >= replicas)) return;
-    if (
-      !await wait("every session to be connected again", () => tally.inFlight === 0 && connected() === slots.length)
-    ) {
-      return;
-    }
-    if (!await wait("the last evidence", () => undiagnosed.size === 0)) return;
-    if (await wait(`${settings.handovers} handovers`, () => judged() >= settings.handovers)) drill.awaiting = "";
-  }
-
-  /** Asks until the PodDisruptionBudget allows it; false once the run is stopping. */
-  async function evict(api: Api, { name, uid }: Pod, path: string): Promise<boolean> {
-    const body = {
-      apiVersion: "policy/v1",
-      kind: "Eviction",
-      metadata: { name, namespace: api.namespace },
-      deleteOptions: { preconditions: { uid } },
-    };
-    while (!stopping) {
-      try {
-        await api.json("create", "pods/eviction", `${path}/eviction`, body);
-        return true;
-      } catch (problem) {
-        if (!(problem instanceof ApiError) || problem.status !== 429) throw problem;
-        drill.awaiting = `the eviction: ${problem.message}`;
-        log.line("disruption", `${problem.message}; again in ${duration(problem.retryMs)}`, { pod: name }, "warn");
-        await Promise.race([pause(problem.retryMs), stopped.promise]);
-      }
-    }
-    return false;
-  }
-
-  /** The pods that ended since the disruption; all that ended, where the client only looks on. */
-  function disruptedPods(): Pod[] {
-    const { atMs } = drill.disruption ?? { atMs: 0 };
-    return [...cluster.pods.values()].filter((pod) => (when(pod, "deleted")?.atMs ?? -1) >= atMs);
-  }
-
-  async function undoAll(): Promise<void> {
-    for (const step of drill.undo.reverse()) {
-      try {
-        await step();
-      } catch (problem) {
-        if (!(problem instanceof UserError)) throw problem;
-        drill.failure = `the workload is not as it was: ${problem.message}`;
-        log.line("disruption", drill.failure, {}, "error");
-      }
+    try {
+      await this.#drill.run();
+      if (this.#drill.awaiting === "") this.#stop.abort(`${this.#settings.disrupt} is over`);
+    } catch (problem) {
+      if (watch.isClosed) return;
+      if (!(problem instanceof UserError)) throw problem;
+      this.#fatal = problem.message;
+      this.#stop.abort("the drill failed");
     }
   }
 
-  async function exportMetrics(): Promise<void> {
-    metrics = await createMetrics("client");
-    metrics.gauge("sessions", "Connected sessions", connected);
+  #countInFlight(): number {
+    return this.#slots.filter((slot) => slot.isMoving).length;
+  }
+
+  #countConnected(): number {
+    return this.#slots.filter((slot) => slot.isConnected).length;
+  }
+
+  #isAllConnected(): boolean {
+    return this.#slots.every((slot) => slot.isConnected);
+  }
+
+  #status(): string {
+    return `${grouped(this.#countConnected())} of ${count(this.#slots.length, "session")} connected`;
+  }
+
+  /** Changes when there is something new to show. */
+  #newsKey(): string {
+    const { opened, judged } = this.#journal;
+    const { undiagnosed = 0, moments = 0 } = this.#watch ?? {};
+    const stopping = this.#stop.signal.aborted;
+    return [
+      opened,
+      this.#countConnected(),
+      this.#countInFlight(),
+      judged,
+      undiagnosed,
+      moments,
+      this.#drill?.awaiting,
+      stopping,
+    ]
+      .join();
+  }
+
+  // ---- What it shows while it runs
+
+  #createAdmin(): Server {
+    return createAdmin({
+      "/healthz": () => ({ status: 200, body: "ok\n" }),
+      "/readyz": () => {
+        const body = `${this.#status()}, ${count(this.#countInFlight(), "handover")} in flight\n`;
+        return { status: this.#isAllConnected() ? 200 : 503, body };
+      },
+      "/metrics": () => this.#metrics?.route() ?? { status: 503, body: "starting\n" },
+      "/report": () => ({ status: 200, type: "application/json", body: `${toJson(this.#result())}\n` }),
+      "/": () => {
+        const body = renderPage();
+        return { status: 200, body, type: "text/html; charset=utf-8", headers: securityHeaders(body) };
+      },
+      "/events": (response) => this.#page.admit(response),
+    }, { paths: ["/", "/events", "/report"], names: this.#settings.allowHost });
+  }
+
+  async #exportMetrics(): Promise<Metrics> {
+    const metrics = await createMetrics("client");
+    const journal = this.#journal;
+    metrics.gauge("sessions", "Connected sessions", () => this.#countConnected());
     metrics.counter("handovers_total", "Handovers by verdict and symptom", ["verdict", "symptom"], () => [
-      [{ verdict: "graceful", symptom: "" }, counts.graceful],
+      [{ verdict: "graceful", symptom: "" }, journal.counts.graceful],
       ...Object.keys(REMEDIES).map((symptom): [Record<string, string>, number] => [
         { verdict: "failed", symptom },
-        symptoms[symptom as Symptom]?.count ?? 0,
+        journal.symptoms[symptom as Symptom]?.count ?? 0,
       ]),
     ]);
-    metrics.counter(
-      "messages_total",
-      "Messages by direction",
-      ["direction"],
-      () => byLabel("direction", { sent: messages.sent, received: messages.received }),
-    );
-    metrics.counter(
-      "messages_lost_total",
-      "Lost messages by direction",
-      ["direction"],
-      () => byLabel("direction", { down: messages.lost - tally.lostUp, up: tally.lostUp }),
-    );
+    metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
+      const { sent, received } = journal.messages;
+      return byLabel("direction", { sent, received });
+    });
+    metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () => {
+      return byLabel("direction", journal.lost);
+    });
     const none = Object.fromEntries(
-      ["ok", "503", "401", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
+      ["ok", "503", "401", "bounced", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
     );
-    metrics.counter(
-      "dials_total",
-      "Dials of sessions by result",
-      ["result"],
-      () => byLabel("result", { ...none, ...failedDials, ok: tally.opened }),
+    metrics.counter("dials_total", "Dials of sessions by result", ["result"], () => {
+      return byLabel("result", { ...none, ...journal.failedDials, ok: journal.opened });
+    });
+    metrics.gauge(
+      "event_loop_late_seconds",
+      "How late the client itself has been at most",
+      () => this.#lateness.maxMs / 1000,
     );
     const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
       { kind: "forced" },
@@ -1041,54 +498,50 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
     ]);
     const silence = metrics.histogram("silence_seconds", "From the last message of a session to the first of the next");
     const notice = metrics.histogram("notice_seconds", "From SHUTDOWN to a session's end");
-    measure = ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
-      if (to !== null) {
-        reconnect(forcedMs, { kind: "forced" });
-        reconnect(reconnectMs, { kind: "total" });
-      }
-      silence(silenceMs);
-      notice(noticeMs);
+    return {
+      route: metrics.route,
+      measure: ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
+        if (to !== null) {
+          reconnect(forcedMs, { kind: "forced" });
+          reconnect(reconnectMs, { kind: "total" });
+        }
+        silence(silenceMs);
+        notice(noticeMs);
+      },
     };
   }
 
   // ---- The result
 
-  function makeResult(): Result {
-    const tooFew = judged() < settings.handovers;
-    const drillFailure = whyNoDrill();
-    const verdict = counts.failed > 0 || tooFew || drillFailure !== null || tally.opened === 0 ? "FAIL" : "PASS";
-    const durationMs = Math.round(performance.now() - origin);
+  #result(): Result {
+    const { counts, messages, symptoms, handovers, failedDials, opened } = this.#journal;
+    const { sessions: wanted, handovers: wantedHandovers, url } = this.#settings;
+    const durationMs = Math.round(performance.now() - this.#origin);
     const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
-    const summary = [
-      verdict,
-      counts.failed > 0
-        ? `${grouped(counts.failed)} of ${count(judged(), "handover")}: ` +
-          Object.entries(symptoms).map(([name, { count, servers, causes }]) =>
-            `${name} ×${count} (${listed(servers)})` +
-            Object.entries(causes).map(([cause, { evidence }]) => `, cause ${cause}: ${evidence}`).join("")
-          ).join("; ")
-        : drillFailure !== null
-        ? drillFailure
-        : tooFew
-        ? `${judged()} of ${count(settings.handovers, "handover")} happened within ${duration(durationMs)}`
-        : `${count(judged(), "handover")}${more(counts.unfinished, "unfinished")}, ${
-          count(messages.lost, "message")
-        } lost` +
-          (reconnect.p99Ms === null ? "" : `, reconnect p99 ${duration(reconnect.p99Ms)}`),
-    ].join("  ");
+    const had = this.#slots.filter((slot) => slot.hadSession).length;
+    const failure = this.#drill?.whyNoDrill(handovers) ?? null;
+    const problem = this.#journal.failureInWords() ?? failure ??
+      (had < wanted
+        ? `only ${grouped(had)} of ${count(wanted, "session")} ever connected: ${this.#journal.dialsInWords()}`
+        : null) ??
+      (this.#journal.judged < wantedHandovers
+        ? `${this.#journal.judged} of ${count(wantedHandovers, "handover")} happened within ${duration(durationMs)}`
+        : null);
+    const verdict = problem !== null || opened === 0 ? "FAIL" : "PASS";
+    const since = (at: number | undefined) => at === undefined ? null : Math.round((at - this.#origin) * 10) / 10;
     return {
       verdict,
-      summary: printable(summary),
+      summary: printable(`${verdict}  ${problem ?? this.#journal.successInWords(reconnect.p99Ms)}`),
       version: VERSION,
-      startedAt,
+      startedAt: this.#startedAt,
       durationMs,
-      sessions: { wanted: slots.length, connected: connected(), byServer: countServers() },
-      open: sample(slots.filter(({ current }) => isOpen(current))).map(({ number, current }) => {
-        const { server, openedAt } = current!.ledger;
+      sessions: { wanted, had, connected: this.#countConnected(), byServer: this.#countServers() },
+      open: sample(this.#slots.filter((slot) => slot.isHeld)).map(({ number, ledger }) => {
+        const { server, openedAt } = ledger!;
         return { slot: number, server, openedMs: since(openedAt)! };
       }),
-      inFlight: sample(slots.filter(({ current }) => current?.ending)).map(({ number, current }) => {
-        const { server, openedAt, noticeAt, endedAt } = current!.ledger;
+      inFlight: sample(this.#slots.filter((slot) => slot.isMoving)).map(({ number, ledger }) => {
+        const { server, openedAt, noticeAt, endedAt } = ledger!;
         return {
           slot: number,
           from: server,
@@ -1103,101 +556,1401 @@ async function hold(settings: Settings): Promise<{ result: Result; error?: strin
       reconnect,
       silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
       failedDials,
-      probes,
-      disruption: drill.disruption,
-      failure: drillFailure,
-      pods: [...cluster.pods.values()].filter((pod) => when(pod, "deleted") || when(pod, "exit"))
-        .sort((a, b) => a.moments[0]!.atMs - b.moments[0]!.atMs),
-      findings: findFindings(),
-      settings,
+      probes: this.#probe.counts,
+      witness: { maxLateMs: Math.round(this.#lateness.maxMs), totalLateMs: Math.round(this.#lateness.totalMs) },
+      disruption: this.#drill?.disruption ?? null,
+      failure,
+      pods: this.#watch?.endedPods() ?? [],
+      findings: this.#findings(had),
+      settings: { ...this.#settings, url: url.map(redactUrl) },
       handovers,
     };
   }
 
-  function countServers(): Record<string, number> {
+  #countServers(): Record<string, number> {
     const servers: Record<string, number> = {};
-    for (const { ledger: { server } } of open) servers[server] = (servers[server] ?? 0) + 1;
+    for (const { server } of this.#slots.flatMap((slot) => slot.openLedgers)) {
+      servers[server] = (servers[server] ?? 0) + 1;
+    }
     return servers;
   }
 
-  /** Why a drill proves nothing, whatever became of the handovers. */
-  function whyNoDrill(): string | null {
-    if (drill.failure !== "") return drill.failure;
-    if (drill.awaiting !== "") return `${settings.disrupt} is not over: waiting for ${drill.awaiting}`;
-    if (drill.disruption === null) return null;
-    const names = new Set(disruptedPods().map(({ name }) => name));
-    const held = handovers.some(({ pod, verdict }) => verdict !== "unfinished" && pod !== null && names.has(pod));
-    return held ? null : `no session was on ${[...names].join(", ")}: nothing to judge`;
-  }
-
-  function findFindings(): Result["findings"] {
+  #findings(had: number): Result["findings"] {
+    const { url, sessions } = this.#settings;
+    const { witness, failedDials, handovers } = this.#journal;
     const findings: Result["findings"] = [];
-    const { lastOnEndingMs } = probes;
-    if (drill.dialsOnEnding > 0) {
-      const seconds = Math.ceil(drill.lastOnEndingMs / 1000) + 1;
-      const preStopMs = Math.max(...disruptedPods().map((pod) => pod.preStopMs));
-      const reached = `${count(drill.dialsOnEnding, "new connection")} met a pod after its deletion, the last at ` +
-        `+${duration(drill.lastOnEndingMs)}; its preStop.sleep is ${preStopMs / 1000}s`;
-      findings.push({
-        name: "ENDPOINT_RACE",
-        text: preStopMs >= seconds * 1000 ? `${reached}, which covers it` : `${reached}: make it ${seconds}s or more`,
-      });
-    } else if (api === undefined && lastOnEndingMs !== null && settings.url.length === 1) {
+    if (witness.decided > 0) {
+      const text = `this client itself was late by up to ${duration(witness.maxMs)}: taken off, which decided ` +
+        `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
+      findings.push({ name: "WITNESS_SLOW", text });
+    }
+    if (failedDials["descriptors"] !== undefined) {
+      const text =
+        `${grouped(had)} of ${count(sessions, "session")} connected: this client could open no more files, ` +
+        `ulimit -n is ${openFilesLimit() ?? "unknown"}`;
+      findings.push({ name: "WITNESS_LIMIT", text });
+    }
+    const { lastOnEndingMs } = this.#probe.counts;
+    if (this.#watch !== undefined) findings.push(...this.#watch.findings(this.#drill?.disruption ?? null, handovers));
+    else if (lastOnEndingMs !== null && url.length === 1) {
       // With several URLs nobody routes new connections but we ourselves.
       const text = `a new connection still reached the ending server at +${duration(lastOnEndingMs)}`;
       findings.push({ name: "ENDPOINT_RACE", text: `${text}: preStop.sleep longer than that` });
-    }
-    const failedOn = new Set(handovers.filter(({ verdict }) => verdict === "failed").map(({ pod }) => pod));
-    for (const pod of disruptedPods().filter(({ name }) => !failedOn.has(name))) {
-      const tell = (name: string, text: string) => findings.push({ name, text: `${pod.name}: ${text}` });
-      const hook = when(pod, "prestop-failed");
-      if (hook !== undefined) tell("PRESTOP_FAILED", `${hook.text}; ${CAUSES.PRESTOP_FAILED[1]}`);
-      if (pod.forced) tell("FORCE_DELETED", "deleted with a grace of 0, and survived by the 2s that kubelet leaves");
-      else if (wasKilledAtGrace(pod)) {
-        tell(
-          "EXIT_HUNG",
-          `all its sessions had moved, but it had to be killed after ${pod.graceMs / 1000}s of grace`,
-        );
-      }
     }
     return findings;
   }
 }
 
-/** What proves who we are and who the server is, as the files have it now. */
-function followSecurity(settings: Settings, log: Log): { tls: SecureContextOptions; tokens: string[] } {
-  const { tlsCa, tlsCert, tlsKey, tokenFile } = settings;
-  const security = { tls: { minVersion: "TLSv1.2" } as SecureContextOptions, tokens: [] as string[] };
-  const refused = (file: string) => (message: string) =>
-    log.line("tls-refused", `${message}: the old one stays`, { file }, "error");
-  if (tlsCa !== "") {
-    followFiles({ "tls-ca": tlsCa }, ([ca]) => {
-      checkCertificates(ca!);
-      security.tls = { ...security.tls, ca };
-    }, refused(tlsCa));
+/** What is measured while the client runs. */
+interface Metrics {
+  route: () => Promise<Answer>;
+  measure: (handover: Handover) => void;
+}
+
+/** The numbers of a run and its handovers: what happened, entered by those to whom it happened; it decides nothing. */
+export class Journal {
+  /** Sessions that were opened, and lived. */
+  opened = 0;
+  /** As they stand in the result; `lost` is null as long as nothing was numbered. */
+  readonly messages: Result["messages"] = { received: 0, sent: 0, lost: null, duplicated: 0, reordered: 0, resent: 0 };
+  readonly counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
+  readonly lost = { down: 0, up: 0 };
+  readonly symptoms: Result["symptoms"] = {};
+  readonly failedDials: Record<string, number> = {};
+  /** In how many handovers our own lateness decided, and how large it was at most. */
+  readonly witness = { decided: 0, maxMs: 0 };
+  readonly handovers: Handover[] = [];
+  /** Since when instances are known to end, the latest last. */
+  readonly #endings = new Map<string, number>();
+
+  get judged(): number {
+    return this.counts.graceful + this.counts.failed;
   }
-  if (tlsCert !== "") {
-    followFiles({ "tls-cert": tlsCert, "tls-key": tlsKey }, ([cert, key]) => {
-      checkPair(cert!, key!);
-      security.tls = { ...security.tls, cert, key };
-    }, refused(tlsCert));
+
+  enterOpened({ dialect }: Ledger): void {
+    this.opened++;
+    if (dialect === "v1") this.messages.lost ??= 0;
   }
-  if (tokenFile !== "") {
-    const use = ([text]: string[]) => {
-      security.tokens = [parseToken(text!), ...security.tokens].slice(0, 2);
-      log.line("token-loaded", tokenFile, { file: tokenFile });
+
+  enterFailedDial(kind: string): void {
+    this.failedDials[kind] = (this.failedDials[kind] ?? 0) + 1;
+  }
+
+  enterSent(again: boolean): void {
+    this.messages.sent++;
+    if (again) this.messages.resent++;
+  }
+
+  /** A session that is ending: it has been told, or has ended. A cut alone does not say that its server is going. */
+  enterEnding({ instance, noticeAt, closeCode }: Ledger): void {
+    if (this.#endings.has(instance) || (noticeAt === undefined && closeCode !== 1001)) return;
+    this.#endings.set(instance, performance.now());
+    if (this.#endings.size > KEPT_ENDINGS) this.#endings.delete(this.#endings.keys().next().value!);
+  }
+
+  /** Since when an instance is known to end; without one the latest of all. */
+  endingSince(instance?: string): number | undefined {
+    return instance === undefined ? [...this.#endings.values()].at(-1) : this.#endings.get(instance);
+  }
+
+  /** A judged handover; of many the older ones are kept as counts only. */
+  enterHandover(handover: Handover, kept: number): void {
+    const { verdict, symptom, from, upstreamLost, lateMs } = handover;
+    this.counts[verdict]++;
+    this.lost.down += size(handover.lost);
+    this.lost.up += upstreamLost;
+    if (this.messages.lost !== null) this.messages.lost = this.lost.down + this.lost.up;
+    this.messages.duplicated += size(handover.duplicated);
+    this.messages.reordered += size(handover.reordered);
+    if (lateMs > 0) {
+      this.witness.decided++;
+      this.witness.maxMs = Math.max(this.witness.maxMs, lateMs);
+    }
+    if (symptom !== null) {
+      const entry = this.symptoms[symptom] ??= { count: 0, servers: [], causes: {} };
+      entry.count++;
+      if (entry.servers.length < 10 && !entry.servers.includes(from)) entry.servers.push(from);
+    }
+    this.handovers.push(handover);
+    if (this.handovers.length >= 2 * kept) this.handovers.splice(0, kept);
+  }
+
+  /** A handover whose cause has become known. */
+  explain({ symptom, cause, evidence }: Handover): void {
+    const entry = this.symptoms[symptom!]!.causes[cause!] ??= { count: 0, evidence: evidence! };
+    entry.count++;
+  }
+
+  /** "refused ×3, 503 ×1"; "" where every dial got through. */
+  dialsInWords(): string {
+    return Object.entries(this.failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ");
+  }
+
+  /** Which symptoms the failed handovers have, where, and why; null where none failed. */
+  failureInWords(): string | null {
+    if (this.counts.failed === 0) return null;
+    const symptoms = Object.entries(this.symptoms).map(([name, { count, servers, causes }]) =>
+      `${name} ×${count} (${listed(servers)})` +
+      Object.entries(causes).map(([cause, { evidence }]) => `, cause ${cause}: ${evidence}`).join("")
+    );
+    return `${grouped(this.counts.failed)} of ${count(this.judged, "handover")}: ${symptoms.join("; ")}`;
+  }
+
+  successInWords(reconnectP99Ms: number | null): string {
+    const { counts: { unfinished }, messages: { lost, received } } = this;
+    return `${count(this.judged, "handover")}${more(unfinished, "unfinished")}, ` +
+      (lost === null ? `${count(received, "message")}, not numbered` : `${count(lost, "message")} lost`) +
+      (reconnectP99Ms === null ? "" : `, reconnect p99 ${duration(reconnectP99Ms)}`);
+  }
+}
+
+// ---- A slot: one place that wants to hold a session at all times
+
+/** Opens a connection for its owner; `refusals`: how often in a row it was refused with 401. */
+export type Dial = (url: string, owner: SessionOwner, headers?: Record<string, string>, refusals?: number) => Session;
+
+/** What a slot works with. */
+export interface SlotContext {
+  settings: Settings;
+  dial: Dial;
+  gate: Gate;
+  lateness: Lateness;
+  journal: Journal;
+  log: Log;
+  /** The client's start, by the monotonic clock. */
+  origin: number;
+  /** Who knows the pods that dials meet; on a cluster only. */
+  watch: () => ClusterWatch | undefined;
+  onSteady: () => void;
+  onFailedDial: (kind: string, url: string) => void;
+  onJudged: (handover: Handover) => void;
+}
+
+/** Dials, holds a session, sends through it, and when it ends moves to the next one and judges how that went. */
+export class Slot implements SessionOwner {
+  readonly number: number;
+  readonly #context: SlotContext;
+  /** Last `seq` used, and up to which the server has confirmed: what is between goes out again on the next session. */
+  #lastSeq = 0;
+  #confirmed = 0;
+  #production: NodeJS.Timeout | undefined;
+  #dialling: Session | undefined;
+  #current: Session | undefined;
+  /** A handover on its way: the way to the next session, and that session once it is open. */
+  #redial: Redial | undefined;
+  #next: Session | undefined;
+  #isSteady = false;
+  #isStopped = false;
+  #look = (): void => {};
+
+  constructor(number: number, context: SlotContext) {
+    this.number = number;
+    this.#context = context;
+  }
+
+  /** The ledger of the session that is held, or is being replaced. */
+  get ledger(): Ledger | undefined {
+    return this.#current?.ledger;
+  }
+
+  get openLedgers(): Ledger[] {
+    return [this.#current, this.#next].flatMap((session) => session?.isOpen ? session.ledger : []);
+  }
+
+  get hadSession(): boolean {
+    return this.#current !== undefined;
+  }
+
+  get isHeld(): boolean {
+    return this.#current?.isOpen ?? false;
+  }
+
+  get isConnected(): boolean {
+    return this.isHeld || (this.#next?.isOpen ?? false);
+  }
+
+  /** Whether its session has been told or has ended, and is not judged yet. */
+  get isMoving(): boolean {
+    return !this.#isStopped && this.#current !== undefined && (this.#current.isTold || this.#current.isOver);
+  }
+
+  /** Whether messages have once been confirmed in both directions. */
+  get isSteady(): boolean {
+    return this.#isSteady;
+  }
+
+  /** Lives until the slot is stopped. */
+  async hold(): Promise<void> {
+    const isEarly = this.#context.settings.reconnect === "early";
+    let held = this.#current = await this.#connect();
+    while (held !== undefined) {
+      const from: Session = held;
+      await this.#until(() => from.isOver || (isEarly && from.isTold));
+      const next = await this.#connect(from);
+      if (next === undefined) return;
+      await this.#until(() => next.ledger.firstDataAt !== undefined || next.isOver); // its first message ends the silence
+      if (this.#isStopped) return;
+      const handover = this.#judge(next);
+      held = this.#current = next;
+      this.#redial = this.#next = undefined;
+      this.#context.onJudged(handover);
+    }
+  }
+
+  /** The run is over: what is on its way is judged as it is. */
+  stop(): void {
+    const current = this.#current;
+    if (this.isMoving) {
+      if (current!.isOpen && this.#isSilent(current!)) current!.giveUp();
+      const { onJudged } = this.#context;
+      onJudged(this.#judge(this.#next === undefined || this.#isBounced(this.#next) ? undefined : this.#next));
+    }
+    this.#isStopped = true;
+    clearInterval(this.#production);
+    this.#look();
+  }
+
+  /** Resolves when its connections are gone. */
+  async leave(): Promise<void> {
+    await Promise.all([this.#dialling, this.#current, this.#next].map((session) => session?.leave()));
+  }
+
+  /** Dials until a session lives: the first one, or the one after `from`. Undefined once the slot is stopped. */
+  async #connect(from?: Session): Promise<Session | undefined> {
+    const { gate, settings, watch, journal } = this.#context;
+    const redial: Redial = {
+      startedAt: performance.now(),
+      chosenMs: Infinity, // until the first dial
+      failed: {},
+      readyEndpoints: null,
+      lastOnEndingMs: null,
     };
-    const stays = (message: string) =>
-      log.line("token-refused", `${message}: the old one stays`, { file: tokenFile }, "error");
-    followFiles({ "token-file": tokenFile }, use, stays);
+    if (from !== undefined) this.#redial = redial;
+    let refused: string | undefined;
+    let unauthorized = 0;
+    for (let attempt = from === undefined ? -1 : 0; !this.#isStopped; attempt++) {
+      if (attempt >= 0) {
+        await pause(backoffMs(attempt, { baseMs: settings.backoffBaseMs, capMs: settings.backoffCapMs }));
+      }
+      await gate.enter();
+      const url = chooseUrl(settings.url, from?.ledger.url, refused);
+      const session = this.#isStopped ? undefined : await this.#dial(url, redial, unauthorized);
+      gate.leave();
+      if (session === undefined || this.#isStopped) return undefined;
+      const failure = session.failure ?? await this.#findBounce(session, from);
+      if (this.#isStopped) return undefined;
+      watch()?.noteMeeting(session, redial);
+      if (failure === undefined) {
+        journal.enterOpened(session.ledger);
+        return session;
+      }
+      this.#noteFailure(url, failure, redial);
+      refused = url;
+      if (failure.kind === "401") unauthorized++;
+    }
+    return undefined;
   }
-  return security;
+
+  /** A dial, with what it says of the way to the next session. */
+  async #dial(url: string, redial: Redial, unauthorized: number): Promise<Session> {
+    this.#context.watch()?.noteDial(redial, url);
+    redial.dialledAt = performance.now();
+    redial.chosenMs = Math.min(redial.chosenMs, redial.dialledAt - redial.startedAt);
+    const session = this.#dialling = this.#context.dial(url, this, {}, unauthorized);
+    await this.#until(() => !session.isDialling);
+    this.#dialling = undefined;
+    return session;
+  }
+
+  /** Awaits whether a new session lives: a server may upgrade first and only then say that it is going. */
+  async #findBounce(session: Session, from: Session | undefined): Promise<Failure | undefined> {
+    this.#next = from && session;
+    const staying = setTimeout(() => this.#look(), LIFE_MS + 5).unref();
+    const { ledger } = session;
+    // A first session lives once it has said something; a move also counts only when it has stayed.
+    if (from === undefined) {
+      await this.#until(() =>
+        session.isOver || session.hasStayed || ledger.firstDataAt !== undefined || ledger.dialect === "v1"
+      );
+    } else await this.#until(() => session.isOver || from.isOver);
+    if (!session.isOver) this.#produceOn(session, from);
+    if (from !== undefined) await this.#until(() => session.isOver || (from.isOver && session.hasStayed));
+    clearTimeout(staying);
+    if (!this.#isBounced(session) || (from === undefined && ledger.firstDataAt !== undefined)) return undefined;
+    this.#next = undefined;
+    this.#confirm(session);
+    const { closeCode, closeReason } = ledger;
+    const how = closeCode === undefined ? "without a close frame" : `with ${closeCode} ${closeReason}`.trimEnd();
+    return { kind: "bounced", message: `upgraded, and ended at once ${how}`, metNobody: true };
+  }
+
+  #isBounced(session: Session): boolean {
+    return session.isOver && !session.hasStayed;
+  }
+
+  #noteFailure(url: string, { kind, message }: Failure, redial: Redial): void {
+    const { journal, log, onFailedDial } = this.#context;
+    redial.dialledAt = undefined;
+    // What we ourselves could not do proves nothing.
+    if (!OWN_FAILURES.includes(kind)) redial.downUntil = performance.now();
+    redial.failed[kind] = (redial.failed[kind] ?? 0) + 1;
+    journal.enterFailedDial(kind);
+    log.each("dial-failed", () => [
+      `slot ${this.number} to ${redactUrl(url)}: ${message}`,
+      { slot: this.number, url: redactUrl(url), kind },
+      "warn",
+    ]);
+    onFailedDial(kind, url);
+  }
+
+  #judge(next: Session | undefined): Handover {
+    const { settings, lateness, journal, log, origin } = this.#context;
+    const current = this.#current!;
+    const { expect, expectCode, maxReconnectMs } = settings;
+    const redial = this.#redial ??
+      { startedAt: performance.now(), chosenMs: Infinity, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
+    const handover = judge(
+      this.number,
+      current.ledger,
+      next?.ledger,
+      redial,
+      { expect, expectCode, maxReconnectMs },
+      performance.now(),
+      origin,
+      (from, to) => lateness.between(from, to),
+    );
+    journal.enterHandover(handover, Math.max(KEPT_HANDOVERS, settings.sessions));
+    log.each("handover", () => {
+      const { verdict, symptom, from, to, code, how, noticeMs, drainMs, reconnectMs, forcedMs, silenceMs } = handover;
+      const times = { noticeMs, drainMs, reconnectMs, forcedMs, silenceMs };
+      const { session } = current.ledger;
+      const labels = { slot: this.number, verdict, symptom, from, to, session, code, how, ...times };
+      return [headline(handover), labels, verdict === "failed" ? "warn" : "info"];
+    });
+    return handover;
+  }
+
+  /** Told, and then nothing for so long that nobody would wait on. */
+  #isSilent(session: Session): boolean {
+    const { maxReconnectMs, silenceTimeoutMs } = this.#context.settings;
+    if (session.isClosing) return false;
+    return session.silentMs > Math.max(maxReconnectMs, Math.min(session.ledger.dueMs + 1000, silenceTimeoutMs));
+  }
+
+  /** Resolves as soon as `holds`, which is looked at whenever something happens to one of its sessions; or when it is stopped. */
+  #until(holds: () => boolean): Promise<void> {
+    return new Promise((resolve) => {
+      this.#look = () => {
+        if (this.#isStopped || holds()) resolve();
+      };
+      this.#look();
+    });
+  }
+
+  // ---- Messages to the server
+
+  /** First what earlier sessions left unconfirmed, with its numbers; then a new message at once and one every interval. */
+  #produceOn(session: Session, from: Session | undefined): void {
+    if (from !== undefined) this.#confirm(from);
+    if (session.ledger.dialect === "plain" || session.isTold || !session.isOpen) return;
+    for (let seq = this.#confirmed + 1; seq <= this.#lastSeq; seq++) this.#send(session, seq, true);
+    this.#produce(session);
+    this.#production = setInterval(() => this.#produce(session), this.#context.settings.intervalMs);
+  }
+
+  #produce(session: Session): void {
+    if (!session.canSend) return;
+    if (this.#lastSeq - confirmedUpTo(session.ledger, this.#confirmed) >= MAX_UNCONFIRMED) return;
+    this.#send(session, ++this.#lastSeq, false);
+    this.#checkSteady(session);
+  }
+
+  #send(session: Session, seq: number, again: boolean): void {
+    session.sendData(seq, again);
+    this.#context.journal.enterSent(again);
+  }
+
+  #confirm(session: Session): void {
+    this.#confirmed = confirmedUpTo(session.ledger, this.#confirmed);
+  }
+
+  #checkSteady({ ledger }: Session): void {
+    if (this.#isSteady || !isSteady(ledger)) return;
+    this.#isSteady = true;
+    this.#context.onSteady();
+  }
+
+  // ---- What its sessions tell
+
+  sessionOnOpen({ ledger }: Session): void {
+    const { server, session, instance, dialect } = ledger;
+    const labels = { slot: this.number, server, session, instance, dialect };
+    this.#context.log.each("session-opened", () => [`slot ${this.number} on ${server}, ${dialect}`, labels]);
+    this.#look();
+  }
+
+  sessionOnMessage(session: Session, isCounted: boolean): void {
+    if (isCounted) this.#context.journal.messages.received++;
+    this.#checkSteady(session);
+    this.#look();
+  }
+
+  sessionOnNotice({ ledger }: Session): void {
+    const { journal, log } = this.#context;
+    clearInterval(this.#production);
+    journal.enterEnding(ledger);
+    const { server, notice, session } = ledger;
+    log.each("shutdown-notice", () => [
+      `slot ${this.number} from ${server}` + (notice ? `: ${count(notice.remaining, "message")} to come` : ""),
+      { slot: this.number, server, session, remaining: notice?.remaining ?? null },
+    ]);
+    this.#look();
+  }
+
+  sessionOnInvalid({ ledger: { server } }: Session, message: string): void {
+    this.#context.log.each("invalid-frame", () => [`${server}: ${message}`, { server }, "warn"]);
+  }
+
+  sessionOnSilent({ ledger: { server, session }, silentMs }: Session): void {
+    const labels = { slot: this.number, server, session };
+    const message = `slot ${this.number}: nothing from ${server} for ${duration(silentMs)}`;
+    this.#context.log.each("session-silent", () => [message, labels, "warn"]);
+  }
+
+  sessionOnOver({ ledger, failure }: Session): void {
+    if (failure === undefined) {
+      const { journal, log } = this.#context;
+      clearInterval(this.#production);
+      journal.enterEnding(ledger);
+      const { server, session, closeCode: code = 1006, how, received, sentLast: sent } = ledger;
+      log.each("session-closed", () => [
+        `slot ${this.number} on ${server} with ${code}, ${how}: received ${received}`,
+        { slot: this.number, server, session, code, how, received, sent },
+      ]);
+    }
+    this.#look();
+  }
+}
+
+/** The first URL first; then any but the one just ended or just refused, as long as there is another. */
+export function chooseUrl(urls: readonly string[], ended: string | undefined, refused: string | undefined): string {
+  if (ended === undefined && refused === undefined) return urls[0]!;
+  const others = urls.filter((url) => url !== ended && url !== refused);
+  const fallback = urls.filter((url) => url !== (refused ?? ended));
+  const choice = [others, fallback, urls].find((list) => list.length > 0)!;
+  return choice[Math.floor(Math.random() * choice.length)]!;
+}
+
+/** A gate that lets so many in at a time, in the order of their coming: a herd of reconnects takes turns. */
+export class Gate {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(most: number) {
+    this.#free = most;
+  }
+
+  enter(): Promise<void> | void {
+    if (this.#free === 0) return new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#free--;
+  }
+
+  /** Who waits longest takes the place; without one it is free. */
+  leave(): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free++;
+    else next();
+  }
+}
+
+// ---- A session: one connection, whose events become events of its ledger
+
+/** A dial that led to no session; `kind` is how it is counted. */
+export interface Failure {
+  kind: string;
+  message: string;
+  /** Whether it may have met a server that is ending, which could not say who it is. */
+  metNobody: boolean;
+}
+
+/** Whom a session tells what happens to it; each is told after the ledger knows. */
+export interface SessionOwner {
+  /** HELLO came; in the plain dialect it was upgraded. */
+  sessionOnOpen(session: Session): void;
+  /** A sign of life came; whether it is one of the messages that are counted. */
+  sessionOnMessage(session: Session, isCounted: boolean): void;
+  sessionOnNotice(session: Session): void;
+  /** The server sent what has no place here: the session is being closed. */
+  sessionOnInvalid(session: Session, message: string): void;
+  /** Nothing came for too long: the session is being cut. */
+  sessionOnSilent(session: Session): void;
+  /** The connection is gone; with `failure` it never became a session. */
+  sessionOnOver(session: Session): void;
+}
+
+/** What a session needs to begin. */
+export interface SessionOptions {
+  url: string;
+  owner: SessionOwner;
+  settings: Pick<Settings, "dialect" | "connectTimeoutMs" | "silenceTimeoutMs" | "payloadBytes">;
+  /** Headers, and what TLS needs. */
+  access: ClientOptions;
+  lateness: Lateness;
+  /** The pod that has an address, where that is known: in the plain dialect it is the server's name. */
+  podAt?: (address: string | undefined) => Pod | undefined;
+}
+
+/** One connection, from its dial to its end. */
+export class Session {
+  readonly ledger: Ledger;
+  /** Why the dial led nowhere, where it did. */
+  failure: Failure | undefined;
+  readonly #ws: WebSocket;
+  readonly #owner: SessionOwner;
+  readonly #settings: SessionOptions["settings"];
+  readonly #lateness: Lateness;
+  readonly #dialledAt = performance.now();
+  #state: "dialling" | "open" | "over" = "dialling";
+  #socket: Socket | undefined;
+  /** When the closing handshake began. */
+  #closingAt: number | undefined;
+  #watchdog: NodeJS.Timeout;
+  #pings: NodeJS.Timeout | undefined;
+
+  constructor({ url, owner, settings, access, lateness, podAt }: SessionOptions) {
+    this.ledger = new Ledger(url, "plain", Math.max(1, Math.round(settings.silenceTimeoutMs / 3)));
+    this.ledger.server = redactUrl(url);
+    this.#owner = owner;
+    this.#settings = settings;
+    this.#lateness = lateness;
+    const options: ClientOptions & { closeTimeout: number } = {
+      perMessageDeflate: false,
+      maxPayload: MAX_MESSAGE_BYTES,
+      closeTimeout: MAX_TIMER_MS, // ours is #watch, which knows how late we are ourselves
+      ...access,
+    };
+    const ws = this.#ws = new WebSocket(url, settings.dialect === "plain" ? [] : [SUBPROTOCOL], options);
+    ws.on("upgrade", (response) => this.#onUpgrade(response, podAt));
+    ws.on("unexpected-response", (_request, response) => this.#onRefusal(response));
+    ws.on("open", () => this.#onUpgraded());
+    ws.on("message", (data, isBinary) => this.#onMessage(data, isBinary));
+    ws.on("pong", () => this.ledger.dialect === "plain" && this.#receive({ type: "TEXT", text: "" }));
+    ws.on("error", (error) => this.#onError(error));
+    ws.on("close", (code, reason) => this.#onClose(code, reason));
+    this.#watchdog = setTimeout(() => this.#watch(), settings.connectTimeoutMs);
+  }
+
+  get isDialling(): boolean {
+    return this.#state === "dialling";
+  }
+
+  get isOpen(): boolean {
+    return this.#state === "open";
+  }
+
+  get isOver(): boolean {
+    return this.#state === "over";
+  }
+
+  get isTold(): boolean {
+    return this.ledger.noticeAt !== undefined;
+  }
+
+  /** Whether a closing handshake has begun. */
+  get isClosing(): boolean {
+    return this.#closingAt !== undefined;
+  }
+
+  /** Whether it has been open for as long as a session must be to count as one. */
+  get hasStayed(): boolean {
+    const { openedAt, endedAt = performance.now() } = this.ledger;
+    return openedAt !== undefined && endedAt - openedAt >= LIFE_MS;
+  }
+
+  /** Whether another message can be sent now. */
+  get canSend(): boolean {
+    return this.#ws.readyState === this.#ws.OPEN && this.#ws.bufferedAmount <= MAX_BUFFER_BYTES;
+  }
+
+  /** For how many ms nothing has come, while we could have read it. */
+  get silentMs(): number {
+    const { lastDataAt, openedAt, noticeAt = 0 } = this.ledger;
+    return this.#elapsed(Math.max(lastDataAt ?? openedAt ?? this.#dialledAt, noticeAt));
+  }
+
+  sendData(seq: number, again: boolean): void {
+    const { ledger, ledger: { highest: ack } } = this;
+    observe(ledger, { type: "SENT", seq, again }, performance.now());
+    const { payloadBytes } = this.#settings;
+    const payload = payloadBytes > 0 ? { payload: "x".repeat(payloadBytes) } : {};
+    this.#send({ type: "DATA", seq, at: timestamp(), ack, ...payload });
+  }
+
+  /** Closes with 1000, or gives up the dial; resolves when the connection is gone, which takes 3 s at most. */
+  leave(): Promise<void> {
+    if (this.#state === "over") return Promise.resolve();
+    const gone = new Promise<void>((resolve) => this.#ws.once("close", () => resolve()));
+    if (this.#state === "dialling") this.#ws.terminate();
+    else this.#close(1000);
+    return gone;
+  }
+
+  /** Enters that the session ended here for us, although its connection is still there. */
+  giveUp(): void {
+    observe(this.ledger, { type: "END", how: "open" }, performance.now());
+  }
+
+  // ---- The way in
+
+  #onUpgrade({ headers, socket }: IncomingMessage, podAt: SessionOptions["podAt"]): void {
+    const { ledger } = this;
+    this.#socket = socket;
+    const pod = podAt?.(socket.remoteAddress);
+    if (headers["sec-websocket-protocol"] !== undefined) ledger.dialect = "v1";
+    else if (pod !== undefined) [ledger.server, ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
+    // ws refuses a server that selects none of the subprotocols on offer; in `auto` that server speaks plain text.
+    if (this.#settings.dialect === "auto") headers["sec-websocket-protocol"] ??= SUBPROTOCOL;
+  }
+
+  #onUpgraded(): void {
+    // After ws's own listener: whether what came began the closing handshake, of which ws does not tell.
+    this.#socket!.on("data", () => this.#noteClosing());
+    if (this.ledger.dialect === "v1") return; // HELLO is to come
+    this.#receive({ type: "OPEN" });
+    this.#ws.ping();
+    this.#pings = setInterval(() => this.#ws.ping(), this.ledger.dueMs);
+  }
+
+  #onRefusal({ statusCode = 0 }: IncomingMessage): void {
+    // In a server's name a proxy answers 502 or 504.
+    this.#fail(String(statusCode), `HTTP ${statusCode}`, [502, 503, 504].includes(statusCode));
+  }
+
+  #onError(error: Error & { code?: string }): void {
+    const message = error.message || String(error.code);
+    if (this.#state === "dialling") this.#fail(DIAL_ERRORS[error.code ?? ""] ?? "other", redactUrl(message));
+    else this.#noteInvalid(message); // ws closes it
+  }
+
+  /** The first failure counts, what follows from it does not. */
+  #fail(kind: string, message: string, metNobody = kind === "refused"): void {
+    this.failure ??= { kind, message, metNobody };
+    if (this.#ws.readyState !== this.#ws.CLOSED) this.#ws.terminate();
+  }
+
+  // ---- What comes
+
+  #onMessage(data: RawData, isBinary: boolean): void {
+    if (this.#ws.readyState !== this.#ws.OPEN) return; // we have closed it
+    const text = isBinary ? "(binary)" : data.toString();
+    if (this.ledger.dialect === "plain") return this.#receive({ type: "TEXT", text });
+    if (isBinary) return this.#complain(1003, "Cannot accept a binary message: frames are JSON text");
+    try {
+      const frame = decode(text);
+      if (frame.type === "ACK") throw new SyntaxError("Cannot accept ACK frame: only the client sends it");
+      this.#receive(frame);
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      this.#complain(1007, error.message);
+    }
+  }
+
+  #receive(event: SessionEvent): void {
+    const { isTold, ledger } = this;
+    observe(ledger, event, performance.now());
+    if (event.type === "HELLO" || event.type === "OPEN") {
+      this.#state = "open";
+      this.#watch(); // another patience
+      return this.#owner.sessionOnOpen(this);
+    }
+    this.#owner.sessionOnMessage(this, event.type === "DATA" || (event.type === "TEXT" && isMessage(event.text)));
+    if (isTold || !this.isTold) return;
+    this.#watch(); // another pace
+    this.#owner.sessionOnNotice(this);
+    if (ledger.dialect === "v1") this.#send({ type: "ACK", lastSeq: ledger.sentLast });
+  }
+
+  #send(frame: Frame): void {
+    if (frame.type === "ACK") observe(this.ledger, frame, performance.now());
+    this.#ws.send(encode(frame), ignore); // what does not arrive stays unconfirmed, and is sent again
+  }
+
+  #noteInvalid(message: string): void {
+    this.ledger.complaint ??= message;
+    this.#owner.sessionOnInvalid(this, message);
+  }
+
+  #complain(code: number, message: string): void {
+    this.#noteInvalid(message);
+    if (this.#state === "dialling") this.failure ??= { kind: "other", message, metNobody: false };
+    this.#close(code, closeReason(message));
+  }
+
+  // ---- The end
+
+  #close(code: number, reason = ""): void {
+    this.#ws.close(code, reason);
+    this.#noteClosing();
+  }
+
+  #noteClosing(): void {
+    if (this.#closingAt !== undefined || this.#ws.readyState !== this.#ws.CLOSING) return;
+    this.#closingAt = performance.now();
+    this.#watch();
+  }
+
+  /** Cuts what has exceeded its patience: the dial, the silence, the closing handshake; else looks again when it would. */
+  #watch(): void {
+    clearTimeout(this.#watchdog);
+    if (this.#state === "over") return;
+    const leftMs = this.#patienceLeftMs();
+    if (leftMs > 0) this.#watchdog = setTimeout(() => this.#watch(), Math.min(MAX_TIMER_MS, Math.max(1, leftMs)));
+    // A timer comes before the sockets: after a pause of this process the answer may be here, unread.
+    else setImmediate(() => this.#patienceLeftMs() <= 0 ? this.#giveOver() : this.#watch());
+  }
+
+  #patienceLeftMs(): number {
+    const { connectTimeoutMs, silenceTimeoutMs } = this.#settings;
+    if (this.#closingAt !== undefined) return CLOSE_TIMEOUT_MS - this.#elapsed(this.#closingAt);
+    if (this.#state === "dialling") return connectTimeoutMs - this.#elapsed(this.#dialledAt);
+    return Math.max(silenceTimeoutMs, 3 * this.ledger.dueMs) - this.silentMs;
+  }
+
+  /** Since a time, without what this process was late. */
+  #elapsed(since: number): number {
+    const now = performance.now();
+    return now - since - this.#lateness.between(since, now);
+  }
+
+  #giveOver(): void {
+    if (this.#state === "over") return;
+    if (this.#state === "dialling") {
+      return this.#fail("timeout", `no HELLO within ${duration(this.#settings.connectTimeoutMs)}`);
+    }
+    if (this.#closingAt === undefined) this.#owner.sessionOnSilent(this);
+    this.#ws.terminate();
+  }
+
+  #onClose(code: number, reason: Uint8Array): void {
+    const now = performance.now();
+    clearTimeout(this.#watchdog);
+    clearInterval(this.#pings);
+    // ws swallows socket errors: only the socket tells FIN, reset and silence apart. An error after the FIN concerns our
+    // own last words, not the server's.
+    const { readableEnded = false, errored = null } = this.#socket ?? {};
+    const isReset = !readableEnded && errored !== null;
+    if (this.#state === "dialling") this.#onClosedEarly(code, isReset);
+    else {
+      if (code !== 1006) observe(this.ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
+      observe(this.ledger, { type: "END", how: readableEnded ? "fin" : isReset ? "reset" : "silence" }, now);
+    }
+    this.#state = "over";
+    this.#owner.sessionOnOver(this);
+  }
+
+  #onClosedEarly(code: number, isReset: boolean): void {
+    const isUpgraded = this.#socket !== undefined;
+    const kind = isUpgraded ? "bounced" : isReset ? "reset" : "other";
+    this.#fail(kind, `${isUpgraded ? "upgraded, then " : ""}closed with ${code} before HELLO`, isUpgraded);
+  }
+}
+
+// ---- Probes: fresh connections, as a new user would open them
+
+/** Opens a connection again and again: only these show that new connections still reach an ending server. */
+export class Probe implements SessionOwner {
+  readonly counts: Result["probes"] = { ok: 0, refused: 0, "503": 0, timeout: 0, other: 0, lastOnEndingMs: null };
+  readonly #options: ProbeOptions;
+  readonly #pending = new Set<Session>();
+  #timer: NodeJS.Timeout | undefined;
+  #turn = 0;
+
+  constructor(options: ProbeOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    const { intervalMs } = this.#options;
+    if (intervalMs > 0) this.#timer = setInterval(() => this.#probe(), intervalMs).unref();
+  }
+
+  /** Resolves when its connections are gone. */
+  async leave(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+    await Promise.all([...this.#pending].map((session) => session.leave()));
+  }
+
+  #probe(): void {
+    const { urls, dial } = this.#options;
+    if (this.#pending.size < MAX_DIALS) {
+      this.#pending.add(dial(urls[this.#turn++ % urls.length]!, this, { [PROBE_HEADER]: "1" }));
+    }
+  }
+
+  sessionOnOpen(session: Session): void {
+    const { journal, watch } = this.#options;
+    this.counts.ok++;
+    const { instance } = session.ledger;
+    watch()?.noteMeeting(session);
+    if (instance !== "") this.#noteEnding(journal.endingSince(instance));
+    void session.leave();
+  }
+
+  sessionOnOver(session: Session): void {
+    this.#pending.delete(session);
+    const { failure, ledger: { url } } = session;
+    if (failure === undefined || this.#timer === undefined) return; // it has had its say, or we broke it off
+    const { kind, message } = failure;
+    const { journal, watch, log } = this.#options;
+    this.counts[kind === "refused" || kind === "503" || kind === "timeout" ? kind : "other"]++;
+    if (kind === "503") this.#noteEnding(journal.endingSince()); // it does not say who it is
+    watch()?.noteMeeting(session);
+    log.each("probe-failed", () => [`${redactUrl(url)}: ${message}`, { url: redactUrl(url), kind }, "warn"]);
+  }
+
+  #noteEnding(since: number | undefined): void {
+    if (since !== undefined) this.counts.lastOnEndingMs = Math.round(performance.now() - since);
+  }
+
+  sessionOnMessage(): void {}
+  sessionOnNotice(): void {}
+  sessionOnInvalid(): void {}
+  sessionOnSilent(): void {}
+}
+
+/** What probes work with. */
+export interface ProbeOptions {
+  urls: readonly string[];
+  intervalMs: number;
+  dial: Dial;
+  journal: Journal;
+  log: Log;
+  watch: () => ClusterWatch | undefined;
+}
+
+/**
+ * How late this process's own timers are: for that long it saw nothing, whatever the server did. Measured by a timer of
+ * 50 ms; what is below 20 ms is the ordinary business of an event loop.
+ */
+export class Lateness {
+  maxMs = 0;
+  totalMs = 0;
+  #dueAt = performance.now() + LATENESS_TICK_MS;
+  /** The latest of them, in the order of time. */
+  readonly #spans: [from: number, to: number][] = [];
+  readonly #timer = setInterval(() => this.#tick(), LATENESS_TICK_MS).unref();
+
+  end(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** For how many of the ms between two times it was late. */
+  between(from: number, to: number): number {
+    const now = performance.now();
+    // The time that is just passing counts as well: whoever asks may be the first that runs after a pause.
+    let sum = now - this.#dueAt > LATENESS_NOISE_MS ? overlap([this.#dueAt, now], from, to) : 0;
+    for (let index = this.#spans.length - 1; index >= 0 && this.#spans[index]![1] > from; index--) {
+      sum += overlap(this.#spans[index]!, from, to);
+    }
+    return sum;
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    const lateMs = now - this.#dueAt;
+    if (lateMs > LATENESS_NOISE_MS) {
+      this.#spans.push([this.#dueAt, now]);
+      if (this.#spans.length > 2 * KEPT_SPANS) this.#spans.splice(0, KEPT_SPANS);
+      this.maxMs = Math.max(this.maxMs, lateMs);
+      this.totalMs += lateMs;
+    }
+    this.#dueAt = now + LATENESS_TICK_MS;
+  }
+}
+
+function overlap([begin, end]: readonly [number, number], from: number, to: number): number {
+  return Math.max(0, Math.min(end, to) - Math.max(begin, from));
+}
+
+// ---- The cluster's watch: what the API tells of pods, and what it explains
+
+/** Follows pods, EndpointSlices and events, and names the cause of failed handovers as soon as the evidence is in. */
+export class ClusterWatch {
+  readonly cluster = new Cluster();
+  readonly api: Api;
+  readonly #log: Log;
+  readonly #origin: number;
+  readonly #onDiagnosed: (handover: Handover) => void;
+  /** Handovers of which the cluster may still have something to tell. */
+  readonly #undiagnosed = new Set<Handover>();
+  readonly #timer = setInterval(() => this.diagnoseAll(), 500).unref();
+  /** Dials that met a pod after its deletion, and how long after it the last one did. */
+  readonly #dialsOnEnding = { count: 0, lastMs: 0 };
+
+  /** Resolves when all three watches are open; throws `UserError` where they cannot be. */
+  static async open(options: ClusterWatchOptions): Promise<ClusterWatch> {
+    const watch = new ClusterWatch(options);
+    try {
+      await followAll(options.api, options.selector, {
+        observe: (...news) => watch.#observe(...news),
+        lost: (stream, { message }) =>
+          watch.#log.each("watch-lost", () => [`${stream}: ${message}: opening it again`, { stream }, "warn"]),
+      });
+    } catch (error) {
+      watch.close();
+      throw error;
+    }
+    return watch;
+  }
+
+  constructor({ api, log, origin, onDiagnosed }: ClusterWatchOptions) {
+    this.api = api;
+    this.#log = log;
+    this.#origin = origin;
+    this.#onDiagnosed = onDiagnosed;
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+    this.api.close();
+  }
+
+  get isClosed(): boolean {
+    return this.api.closed.aborted;
+  }
+
+  get undiagnosed(): number {
+    return this.#undiagnosed.size;
+  }
+
+  /** How much has happened to the pods so far. */
+  get moments(): number {
+    return this.pods.reduce((sum, pod) => sum + pod.moments.length, 0);
+  }
+
+  get pods(): Pod[] {
+    return [...this.cluster.pods.values()];
+  }
+
+  /** Since the client's start, in ms. */
+  get nowMs(): number {
+    return Math.round((performance.now() - this.#origin) * 10) / 10;
+  }
+
+  podAt(address: string | undefined): Pod | undefined {
+    return this.pods.find((pod) => pod.address === address && !when(pod, "gone"));
+  }
+
+  /** The pods that have ended, or are about to, in the order of it. */
+  endedPods(): Pod[] {
+    return this.pods.filter((pod) => when(pod, "deleted") || when(pod, "exit"))
+      .sort((a, b) => a.moments[0]!.atMs - b.moments[0]!.atMs);
+  }
+
+  /** The pods that ended since a disruption; all that ended, where there was none. */
+  disruptedPods(disruption: Result["disruption"]): Pod[] {
+    return this.pods.filter((pod) => (when(pod, "deleted")?.atMs ?? -1) >= (disruption?.atMs ?? 0));
+  }
+
+  /** A dial begins: how many endpoints are there for it? */
+  noteDial(redial: Redial, url: string): void {
+    const ready = readyEndpoints(this.cluster, new URL(url).hostname.split(".")[0]!);
+    redial.readyEndpoints = Math.min(redial.readyEndpoints ?? ready, ready);
+  }
+
+  /** A new connection may have met a pod after its deletion: the one it is on, or (refused, 503) the one deleted last. */
+  noteMeeting({ failure, ledger }: Session, redial?: Redial): void {
+    if (failure !== undefined && !failure.metNobody && failure.kind !== "503") return;
+    const server = failure === undefined ? ledger.server : undefined;
+    const atMs = (ledger.openedAt ?? performance.now()) - this.#origin;
+    const ending = this.pods
+      .filter((pod) => (when(pod, "deleted")?.atMs ?? Infinity) <= atMs && (when(pod, "gone")?.atMs ?? Infinity) > atMs)
+      .filter(({ name }) => name === (server ?? name))
+      .sort((a, b) => when(b, "deleted")!.atMs - when(a, "deleted")!.atMs)[0];
+    if (ending === undefined) return;
+    const lastMs = Math.round(atMs - when(ending, "deleted")!.atMs);
+    this.#dialsOnEnding.count++;
+    this.#dialsOnEnding.lastMs = Math.max(this.#dialsOnEnding.lastMs, lastMs);
+    if (redial !== undefined) redial.lastOnEndingMs = lastMs;
+  }
+
+  /** Takes a handover, to say later which pod held its session and, where it failed, why. */
+  diagnose(handover: Handover): void {
+    this.#undiagnosed.add(handover);
+  }
+
+  diagnoseAll(): void {
+    for (const handover of this.#undiagnosed) {
+      const pod = podOf(this.cluster, handover);
+      handover.pod = pod?.name ?? null;
+      if (!isEvidenceComplete(pod, handover, this.nowMs)) continue;
+      this.#undiagnosed.delete(handover);
+      const found = diagnose(handover, pod);
+      if (found === null) continue;
+      const { slot, symptom, cause, evidence } = Object.assign(handover, found);
+      this.#onDiagnosed(handover);
+      const labels = { slot, symptom, cause, evidence, pod: handover.pod };
+      this.#log.each("diagnosis", () => [`slot ${slot}: ${cause}, ${evidence}`, labels, "warn"]);
+    }
+  }
+
+  /** What is worth knowing of the pods, also on a run that passes. */
+  findings(disruption: Result["disruption"], handovers: readonly Handover[]): Result["findings"] {
+    const pods = this.disruptedPods(disruption);
+    const findings: Result["findings"] = [];
+    const { count: dials, lastMs } = this.#dialsOnEnding;
+    if (dials > 0) {
+      const seconds = Math.ceil(lastMs / 1000) + 1;
+      const preStopMs = Math.max(...pods.map((pod) => pod.preStopMs));
+      const reached = `${count(dials, "new connection")} met a pod after its deletion, the last at ` +
+        `+${duration(lastMs)}; its preStop.sleep is ${preStopMs / 1000}s`;
+      findings.push({
+        name: "ENDPOINT_RACE",
+        text: preStopMs >= seconds * 1000 ? `${reached}, which covers it` : `${reached}: make it ${seconds}s or more`,
+      });
+    }
+    const failedOn = new Set(handovers.filter(({ verdict }) => verdict === "failed").map(({ pod }) => pod));
+    for (const pod of pods.filter(({ name }) => !failedOn.has(name))) {
+      const tell = (name: string, text: string) => findings.push({ name, text: `${pod.name}: ${text}` });
+      const hook = when(pod, "prestop-failed");
+      if (hook !== undefined) tell("PRESTOP_FAILED", `${hook.text}; ${CAUSES.PRESTOP_FAILED[1]}`);
+      if (pod.forced) tell("FORCE_DELETED", "deleted with a grace of 0, and survived by the 2s that kubelet leaves");
+      else if (wasKilledAtGrace(pod)) {
+        const grace = `${pod.graceMs / 1000}s of grace`;
+        tell("EXIT_HUNG", `all its sessions had moved, but it had to be killed after ${grace}`);
+      }
+    }
+    return findings;
+  }
+
+  #observe(stream: Stream, type: WatchType, objects: KubernetesObject[]): void {
+    const atMs = this.nowMs;
+    const news = objects.flatMap((object) => observeCluster(this.cluster, stream, type, object, atMs));
+    if (stream === "pods" && type === "LISTED") news.push(...observeMissing(this.cluster, objects, atMs));
+    for (const [{ name, uid }, { kind, text, code, reason }] of news) {
+      const labels = { pod: name, uid, kind };
+      if (text.startsWith("endpoint")) this.#log.line("endpoint", `${name}: ${text}`, labels);
+      else {
+        const level = kind === "prestop-failed" ? "warn" : "info";
+        this.#log.line("pod", `${name}: ${text}`, { ...labels, code: code ?? null, reason: reason ?? null }, level);
+      }
+    }
+  }
+}
+
+/** What the cluster's watch works with. */
+export interface ClusterWatchOptions {
+  api: Api;
+  selector: string;
+  log: Log;
+  /** The client's start, by the monotonic clock. */
+  origin: number;
+  /** Told of each handover whose cause has become known. */
+  onDiagnosed: (handover: Handover) => void;
+}
+
+// ---- The drill: ends pods, waits until all is over, and leaves the workload as it was
+
+/** What a drill sees of the run. */
+export interface DrillOptions {
+  settings: Pick<Settings, "disrupt" | "targetDeployment" | "targetSelector" | "handovers" | "silenceTimeoutMs">;
+  watch: ClusterWatch;
+  log: Log;
+  /** Aborted when the run is stopping. */
+  signal: AbortSignal;
+  sessions: number;
+  /** Every session is steady, and none is on its way. */
+  isCalm: () => boolean;
+  /** Every session is connected, and none is on its way. */
+  isSettled: () => boolean;
+  /** The ledgers of the sessions that are held, that of slot 1 first. */
+  holders: () => Ledger[];
+  /** As many handovers were judged as were asked for. */
+  isEnough: () => boolean;
+}
+
+/** Something that the drill waited for did not come, because the run is stopping. */
+class Interrupted extends Error {}
+
+/** Causes one disruption through the Kubernetes API, once every session is steady. */
+export class Drill {
+  /** What it did, once it has begun to. */
+  disruption: Result["disruption"] = null;
+  /** What it is waiting for; "" once it is over. */
+  awaiting = "the first watch";
+  #failure = "";
+  readonly #options: DrillOptions;
+  readonly #deployment: string;
+  /** What must be undone, whatever happens. */
+  readonly #undo: (() => Promise<void>)[] = [];
+
+  constructor(options: DrillOptions) {
+    this.#options = options;
+    const name = encodeURIComponent(options.settings.targetDeployment);
+    this.#deployment = `/apis/apps/v1/namespaces/${options.watch.api.namespace}/deployments/${name}`;
+  }
+
+  /** Resolves when all that was disrupted has been judged, or the run is stopping. Throws `UserError` where it cannot. */
+  async run(): Promise<void> {
+    try {
+      const replicas = await this.#checkTarget();
+      await this.#awaitCalm();
+      const before = this.#living().filter((pod) => !when(pod, "deleted"));
+      const victim = this.#chooseVictim(before);
+      await this.#disrupt(victim, replicas);
+      await this.#awaitEnd(before, replicas);
+      this.awaiting = "";
+    } catch (problem) {
+      if (!(problem instanceof Interrupted)) throw problem;
+    }
+  }
+
+  /** Takes back what was done to the workload, the last first. */
+  async undo(): Promise<void> {
+    for (const step of this.#undo.splice(0).reverse()) {
+      try {
+        await step();
+      } catch (problem) {
+        if (!(problem instanceof UserError)) throw problem;
+        this.#failure = `the workload is not as it was: ${problem.message}`;
+        this.#options.log.line("disruption", this.#failure, {}, "error");
+      }
+    }
+  }
+
+  /** Why a drill proves nothing, whatever became of the handovers; null where it does. */
+  whyNoDrill(handovers: readonly Handover[]): string | null {
+    const { settings: { disrupt }, watch } = this.#options;
+    if (this.#failure !== "") return this.#failure;
+    if (this.awaiting !== "") return `${disrupt} is not over: waiting for ${this.awaiting}`;
+    const names = new Set(watch.disruptedPods(this.disruption).map(({ name }) => name));
+    const held = handovers.some(({ pod, verdict }) => verdict !== "unfinished" && pod !== null && names.has(pod));
+    return held ? null : `no session was on ${[...names].join(", ")}: nothing to judge`;
+  }
+
+  // ---- Before
+
+  /** The Deployment's replicas. Throws `UserError` where it cannot be disrupted in this way. */
+  async #checkTarget(): Promise<number> {
+    const { settings: { disrupt, targetDeployment }, watch } = this.#options;
+    if (disrupt !== "rollout" && disrupt !== "scale-in") return 1;
+    const { spec } = await watch.api.json("get", "deployments", this.#deployment) as DeploymentObject;
+    const replicas = spec.replicas ?? 1;
+    if (spec.paused) throw new UserError(`Cannot roll ${targetDeployment}: it is paused`);
+    if (disrupt === "scale-in" && replicas < 2) {
+      const has = `it has ${count(replicas, "replica")}, and two are needed`;
+      throw new UserError(`Cannot scale in ${targetDeployment}: ${has}`);
+    }
+    return replicas;
+  }
+
+  async #awaitCalm(): Promise<void> {
+    const { sessions, isCalm, log, settings: { targetSelector } } = this.#options;
+    await this.#wait(`${count(sessions, "session")} to be steady`, isCalm);
+    const settled = () => isCalm() && this.#living().every(({ ready }) => ready);
+    if (await this.#wait(`every pod of ${targetSelector} to be ready`, settled, SETTLE_TIMEOUT_MS)) return;
+    log.line("disruption", "going on: not every pod is ready", {}, "warn");
+    await this.#wait("steady sessions", isCalm);
+  }
+
+  /** The pod that session 1 is on; where the server does not say who it is, any ready one. */
+  #chooseVictim(pods: Pod[]): Pod {
+    const { holders, watch, settings: { targetSelector } } = this.#options;
+    const held = pods.find(({ name }) => name === holders()[0]?.server);
+    const victim = held ?? pods.find(({ ready }) => ready);
+    if (victim !== undefined) return victim;
+    throw new UserError(`No ready pod matches --target-selector ${targetSelector} in namespace ${watch.api.namespace}`);
+  }
+
+  // ---- The disruption
+
+  async #disrupt(victim: Pod, replicas: number): Promise<void> {
+    const { settings: { disrupt: kind, targetDeployment }, watch, log } = this.#options;
+    const { api } = watch;
+    const path = `/api/v1/namespaces/${api.namespace}/pods/${victim.name}`;
+    if (kind === "scale-in") await this.#makeCheapest(victim, path);
+    const pod = kind === "rollout" ? null : victim.name;
+    const deployment = kind === "rollout" || kind === "scale-in" ? targetDeployment : null;
+    this.disruption = { kind, pod, atMs: watch.nowMs };
+    this.awaiting = `the ${kind}`;
+    log.line("disruption", `${kind} ${pod ?? targetDeployment}`, { kind, pod, deployment });
+    if (kind === "evict") await this.#evict(victim, path);
+    else if (kind === "rollout") await this.#roll();
+    else if (kind === "scale-in") await this.#scaleIn(replicas);
+    else {
+      const options = { preconditions: { uid: victim.uid }, ...kind === "force" ? { gracePeriodSeconds: 0 } : {} };
+      await api.json("delete", "pods", path, { apiVersion: "v1", kind: "DeleteOptions", ...options });
+    }
+  }
+
+  async #roll(): Promise<void> {
+    const annotations = { "kubectl.kubernetes.io/restartedAt": timestamp() };
+    const patch = { spec: { template: { metadata: { annotations } } } };
+    await this.#options.watch.api.json("patch", "deployments", this.#deployment, patch);
+  }
+
+  /** Asks until the PodDisruptionBudget allows it. */
+  async #evict({ name, uid }: Pod, path: string): Promise<void> {
+    const { watch: { api }, log, signal } = this.#options;
+    const body = {
+      apiVersion: "policy/v1",
+      kind: "Eviction",
+      metadata: { name, namespace: api.namespace },
+      deleteOptions: { preconditions: { uid } },
+    };
+    while (!signal.aborted) {
+      try {
+        return void await api.json("create", "pods/eviction", `${path}/eviction`, body);
+      } catch (problem) {
+        if (!(problem instanceof ApiError) || problem.status !== 429) throw problem;
+        this.awaiting = `the eviction: ${problem.message}`;
+        log.line("disruption", `${problem.message}; again in ${duration(problem.retryMs)}`, { pod: name }, "warn");
+        await pause(problem.retryMs, signal);
+      }
+    }
+    throw new Interrupted();
+  }
+
+  /** Makes a pod the first that a scale-in takes. */
+  async #makeCheapest(victim: Pod, path: string): Promise<void> {
+    const { api } = this.#options.watch;
+    const cost = (value: string | null) =>
+      api.json("patch", "pods", path, { metadata: { annotations: { [DELETION_COST]: value } } });
+    this.#undo.push(() =>
+      cost(null).then(ignore, (problem) => {
+        if (!(problem instanceof ApiError && problem.status === 404)) throw problem; // it went with the pod
+      })
+    );
+    await cost("-2147483647");
+    // Once our watch has it, the controllers' watches have it too, or are about to.
+    await this.#wait("the pod's deletion cost", () => victim.deletionCost !== null);
+  }
+
+  async #scaleIn(replicas: number): Promise<void> {
+    const { watch: { api }, log, settings: { targetDeployment } } = this.#options;
+    // Restored only from what we made of it: another hand may have scaled meanwhile.
+    const scale = (from: number, to: number) =>
+      api.json("patch", "deployments/scale", `${this.#deployment}/scale`, [
+        { op: "test", path: "/spec/replicas", value: from },
+        { op: "replace", path: "/spec/replicas", value: to },
+      ]);
+    let scaled = true; // until the API says no
+    this.#undo.push(async () => {
+      if (!scaled) return;
+      const problem = await scale(replicas - 1, replicas).then(ignore, (problem) => problem);
+      if (problem instanceof ApiError && problem.status === 422) {
+        return log.line("disruption", "another hand has scaled meanwhile: left as it is", {}, "warn");
+      }
+      if (problem !== undefined) throw problem;
+      log.line("disruption", `${targetDeployment} has ${count(replicas, "replica")} again`);
+    });
+    await scale(replicas, replicas - 1).catch((problem) => {
+      if (problem instanceof ApiError && problem.status === 403) scaled = false;
+      throw problem;
+    });
+  }
+
+  // ---- After
+
+  async #awaitEnd(before: Pod[], replicas: number): Promise<void> {
+    const { settings: { disrupt, targetDeployment, handovers }, watch, isSettled, isEnough } = this.#options;
+    const isRollout = disrupt === "rollout";
+    const ended = () => watch.disruptedPods(this.disruption).filter((pod) => !isRollout || before.includes(pod));
+    const least = isRollout ? before.length : 1;
+    const whose = isRollout ? `${count(least, "pod")} of ${targetDeployment} to be replaced` : "the pod to end";
+    await this.#wait(whose, () => ended().length >= least && ended().every((pod) => this.#isOver(pod)));
+    const ready = () => this.#living().filter((pod) => pod.ready && !before.includes(pod)).length;
+    if (isRollout) await this.#wait("the new ReplicaSet", () => ready() >= replicas);
+    await this.#wait("every session to be connected again", isSettled);
+    await this.#wait("the last evidence", () => watch.undiagnosed === 0);
+    await this.#wait(`${handovers} handovers`, isEnough);
+  }
+
+  /** Whether a deleted pod has ended, and nobody holds a session on it any more. */
+  #isOver(pod: Pod): boolean {
+    const { watch, holders, settings: { silenceTimeoutMs } } = this.#options;
+    const deletedMs = when(pod, "deleted")!.atMs;
+    const ends = pod.moments.filter(({ kind, atMs }) => (kind === "exit" && atMs >= deletedMs) || kind === "gone");
+    const endMs = Math.min(ends[0]?.atMs ?? Infinity, deletedMs + pod.graceMs + 5000);
+    // Who does not say which pod it is may still be silent, and unnoticed.
+    const patienceMs = holders().some(({ instance }) => instance === "") ? silenceTimeoutMs : 0;
+    const isHeld = holders().some(({ server, endedAt }) => endedAt === undefined && server === pod.name);
+    return watch.nowMs > endMs + patienceMs && !isHeld;
+  }
+
+  #living(): Pod[] {
+    return this.#options.watch.pods.filter((pod) => !pod.finished && !when(pod, "gone"));
+  }
+
+  /** False where it did not come in time. Throws `Interrupted` once the run is stopping. */
+  async #wait(what: string, holds: () => boolean, patienceMs?: number): Promise<boolean> {
+    const { log, signal } = this.#options;
+    this.awaiting = what;
+    if (!holds()) log.line("disruption", `waiting for ${what}`);
+    const came = await until(holds, signal, patienceMs);
+    if (signal.aborted) throw new Interrupted();
+    return came;
+  }
+}
+
+/** Looks ten times a second: what is waited for here depends on sessions, pods and time. False where it did not come. */
+async function until(holds: () => boolean, signal: AbortSignal, patienceMs = Infinity): Promise<boolean> {
+  const begun = performance.now();
+  while (!holds()) {
+    if (signal.aborted || performance.now() - begun > patienceMs) return false;
+    await pause(100, signal);
+  }
+  return !signal.aborted;
+}
+
+// ---- The live page: what browsers that look on are told
+
+/** Streams the picture of the run to browsers, whenever there is something new in it. */
+export class LivePage {
+  readonly #newsKey: () => string;
+  readonly #draw: () => string;
+  readonly #viewers = new Set<ServerResponse>();
+  readonly #timer = setInterval(() => this.#tell(), NEWS_INTERVAL_MS).unref();
+  #told = "";
+
+  /** `newsKey` changes when there is news, which `draw` makes. */
+  constructor(newsKey: () => string, draw: () => string) {
+    this.#newsKey = newsKey;
+    this.#draw = draw;
+  }
+
+  admit(response: ServerResponse): Answer | undefined {
+    if (this.#viewers.size >= MAX_VIEWERS) return { status: 503, body: "Too many are looking on\n" };
+    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
+    response.on("close", () => this.#viewers.delete(response));
+    this.#viewers.add(response);
+    this.#told = "";
+    this.#tell();
+    return undefined;
+  }
+
+  /** Shows the last picture, and lets everybody go. */
+  end(): void {
+    clearInterval(this.#timer);
+    this.#tell();
+    for (const viewer of this.#viewers) viewer.end();
+  }
+
+  #tell(): void {
+    if (this.#viewers.size === 0) return;
+    const key = this.#newsKey();
+    if (key === this.#told) return;
+    this.#told = key;
+    const text = `data: ${this.#draw()}\n\n`;
+    // Who does not read gets the next picture instead of all that it missed.
+    for (const viewer of this.#viewers) if (viewer.writableLength === 0) viewer.write(text);
+  }
 }
 
 // ---- The Kubernetes API, as a pod reaches it
 
 type WatchType = "LISTED" | "ADDED" | "MODIFIED" | "DELETED";
-type Api = ReturnType<typeof createApi>;
 interface DeploymentObject {
   spec: { replicas?: number; paused?: boolean };
 }
@@ -1222,73 +1975,86 @@ class ApiError extends UserError {
 }
 
 /** Plain fetch with the mounted token. Throws `UserError` where there is no service account. */
-function createApi(folder: string) {
-  const { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port } = process.env;
-  if (!host || !port) {
-    throw new UserError("--disrupt works in a pod: KUBERNETES_SERVICE_HOST and _PORT are not set here");
-  }
-  const base = `https://${host.includes(":") ? `[${host}]` : host}:${port}`;
-  const read = (file: string): string => {
-    try {
-      return readFileSync(`${folder}/${file}`, "utf8").trim();
-    } catch (error) {
-      throw new UserError(`--disrupt needs a service account: ${(error as Error).message}`);
-    }
-  };
-  const namespace = read("namespace");
-  const closed = new AbortController();
+export class Api {
+  readonly namespace: string;
+  readonly #folder: string;
+  readonly #base: string;
+  readonly #closing = new AbortController();
 
-  /** Verb and resource as RBAC names them. Throws `ApiError`. */
-  async function call(verb: string, resource: string, path: string, body?: unknown): Promise<Response> {
-    const method = { delete: "DELETE", create: "POST", patch: "PATCH" }[verb] ?? "GET";
-    const patch = Array.isArray(body) ? "json-patch" : "merge-patch";
-    const contentType = verb === "patch" ? `application/${patch}+json` : "application/json";
-    const patienceMs = CALL_TIMEOUT_MS + (verb === "watch" ? WATCH_SECONDS * 1000 : 0);
-    for (let attempt = 1;; attempt++) {
-      const signal = AbortSignal.any([closed.signal, AbortSignal.timeout(patienceMs)]);
-      // Read each time: kubelet renews it.
-      const headers = { authorization: `Bearer ${read("token")}`, "content-type": contentType };
-      let problem: ApiError;
-      try {
-        const response = await fetch(base + path, {
-          method,
-          headers,
-          signal,
-          ...body === undefined ? {} : { body: JSON.stringify(body) },
-        });
-        if (response.ok) return response;
-        const text = await response.text();
-        const seconds = Number(response.headers.get("retry-after"));
-        const what = `Cannot ${verb} ${resource} in namespace ${namespace}: HTTP ${response.status}, ${reasonIn(text)}`;
-        problem = new ApiError(response.status, what, seconds > 0 ? seconds * 1000 : undefined);
-      } catch (error) {
-        closed.signal.throwIfAborted();
-        const { cause, message } = error as Error & { cause?: { code?: string; message?: string } };
-        problem = new ApiError(0, `Cannot ${verb} ${resource} at ${base}: ${cause?.code ?? cause?.message ?? message}`);
+  constructor(folder: string) {
+    const { KUBERNETES_SERVICE_HOST: host, KUBERNETES_SERVICE_PORT: port } = process.env;
+    if (!host || !port) {
+      throw new UserError("--disrupt works in a pod: KUBERNETES_SERVICE_HOST and _PORT are not set here");
+    }
+    this.#folder = folder;
+    this.#base = `https://${host.includes(":") ? `[${host}]` : host}:${port}`;
+    this.namespace = this.#read("namespace");
+  }
+
+  get closed(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  close(): void {
+    this.#closing.abort();
+  }
+
+  /** The body of the answer; that of a pod which is gone already is null to a delete. Throws `ApiError`. */
+  async json(verb: string, resource: string, path: string, body?: unknown): Promise<unknown> {
+    try {
+      return JSON.parse(await (await this.call(verb, resource, path, body)).text());
+    } catch (error) {
+      if (verb === "delete" && error instanceof ApiError && error.status === 404) return null;
+      if (error instanceof SyntaxError) {
+        throw new ApiError(0, `Cannot ${verb} ${resource} at ${this.#base}: what came is no JSON`);
       }
-      if (attempt === CALL_ATTEMPTS || (problem.status !== 0 && problem.status < 500)) throw problem;
+      throw error;
+    }
+  }
+
+  /** Verb and resource as RBAC names them; tried again where the server cannot answer. Throws `ApiError`. */
+  async call(verb: string, resource: string, path: string, body?: unknown): Promise<Response> {
+    for (let attempt = 1;; attempt++) {
+      const answer = await this.#try(verb, resource, path, body);
+      if (!(answer instanceof ApiError)) return answer;
+      if (attempt === CALL_ATTEMPTS || (answer.status !== 0 && answer.status < 500)) throw answer;
       await pause(backoffMs(attempt, { baseMs: 200, capMs: 5000 }));
     }
   }
 
-  return {
-    namespace,
-    call,
-    /** The body of the answer; that of a pod which is gone already is null to a delete. */
-    json: async (verb: string, resource: string, path: string, body?: unknown): Promise<unknown> => {
-      try {
-        return JSON.parse(await (await call(verb, resource, path, body)).text());
-      } catch (error) {
-        if (verb === "delete" && error instanceof ApiError && error.status === 404) return null;
-        if (error instanceof SyntaxError) {
-          throw new ApiError(0, `Cannot ${verb} ${resource} at ${base}: what came is no JSON`);
-        }
-        throw error;
-      }
-    },
-    closed: closed.signal,
-    close: () => closed.abort(),
-  };
+  async #try(verb: string, resource: string, path: string, body: unknown): Promise<Response | ApiError> {
+    const method = { delete: "DELETE", create: "POST", patch: "PATCH" }[verb] ?? "GET";
+    const patch = Array.isArray(body) ? "json-patch" : "merge-patch";
+    const contentType = verb === "patch" ? `application/${patch}+json` : "application/json";
+    const patienceMs = CALL_TIMEOUT_MS + (verb === "watch" ? WATCH_SECONDS * 1000 : 0);
+    const signal = AbortSignal.any([this.closed, AbortSignal.timeout(patienceMs)]);
+    // Read each time: kubelet renews it.
+    const headers = { authorization: `Bearer ${this.#read("token")}`, "content-type": contentType };
+    const text = body === undefined ? {} : { body: JSON.stringify(body) };
+    try {
+      const response = await fetch(this.#base + path, { method, headers, signal, ...text });
+      if (response.ok) return response;
+      const reason = reasonIn(await response.text());
+      const seconds = Number(response.headers.get("retry-after"));
+      const what = `Cannot ${verb} ${resource} in namespace ${this.namespace}: HTTP ${response.status}, ${reason}`;
+      return new ApiError(response.status, what, seconds > 0 ? seconds * 1000 : undefined);
+    } catch (error) {
+      this.closed.throwIfAborted();
+      const { cause, message } = error as Error & { cause?: { code?: string; message?: string } };
+      return new ApiError(
+        0,
+        `Cannot ${verb} ${resource} at ${this.#base}: ${cause?.code ?? cause?.message ?? message}`,
+      );
+    }
+  }
+
+  #read(file: string): string {
+    try {
+      return readFileSync(`${this.#folder}/${file}`, "utf8").trim();
+    } catch (error) {
+      throw new UserError(`--disrupt needs a service account: ${(error as Error).message}`);
+    }
+  }
 }
 
 /** The message of a Status object, or the beginning of what came instead. */
@@ -1304,8 +2070,10 @@ function reasonIn(text: string): string {
 async function followAll(
   api: Api,
   selector: string,
-  observe: (stream: Stream, type: WatchType, objects: KubernetesObject[]) => void,
-  lost: (stream: Stream, error: Error) => void,
+  { observe, lost }: {
+    observe: (stream: Stream, type: WatchType, objects: KubernetesObject[]) => void;
+    lost: (stream: Stream, error: Error) => void;
+  },
 ): Promise<void> {
   const namespace = `namespaces/${api.namespace}`;
   const failed = encodeURIComponent("reason=FailedPreStopHook");
@@ -1369,6 +2137,41 @@ async function* linesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string
     rest = lines.pop()!;
     yield* lines;
   }
+}
+
+/** What proves who we are and who the server is, as the files have it now. */
+function followAccess({ tlsCa, tlsCert, tlsKey, tokenFile }: Settings, log: Log) {
+  let tokens: string[] = [];
+  const access = {
+    tls: { minVersion: "TLSv1.2" } as SecureContextOptions,
+    /** The token; after every other refusal the one before it: servers may get the new one later than we. */
+    authorization: (refusals: number) =>
+      tokens.length === 0 ? {} : { authorization: `Bearer ${tokens[refusals % tokens.length]}` },
+  };
+  const refused = (file: string) => (message: string) =>
+    log.line("tls-refused", `${message}: the old one stays`, { file }, "error");
+  if (tlsCa !== "") {
+    followFiles({ "tls-ca": tlsCa }, ([ca]) => {
+      checkCertificates(ca!);
+      access.tls = { ...access.tls, ca };
+    }, refused(tlsCa));
+  }
+  if (tlsCert !== "") {
+    followFiles({ "tls-cert": tlsCert, "tls-key": tlsKey }, ([cert, key]) => {
+      checkPair(cert!, key!);
+      access.tls = { ...access.tls, cert, key };
+    }, refused(tlsCert));
+  }
+  if (tokenFile !== "") {
+    const use = ([text]: string[]) => {
+      tokens = [parseToken(text!), ...tokens].slice(0, 2);
+      log.line("token-loaded", tokenFile, { file: tokenFile });
+    };
+    const stays = (message: string) =>
+      log.line("token-refused", `${message}: the old one stays`, { file: tokenFile }, "error");
+    followFiles({ "token-file": tokenFile }, use, stays);
+  }
+  return access;
 }
 
 // ---- The result as text
@@ -1506,7 +2309,7 @@ function renderFarewell({ close, drainMs, received, lastSent, rules }: Handover)
   return rules.farewell === "fail" ? `${said}; here ${received} came, up to seq ${lastSent} went` : said;
 }
 
-const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN" };
+const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN", open: "still open when the run ended" };
 
 function headline({ slot, from, to, verdict, symptom }: Handover): string {
   return `slot ${slot}: ${from} → ${to ?? "nowhere"}  ${symptom ?? verdict}`;
@@ -1759,6 +2562,8 @@ const DIAL_ERRORS: Record<string, string> = {
   ECONNRESET: "reset",
   EPIPE: "reset",
   ETIMEDOUT: "timeout",
+  EMFILE: "descriptors",
+  ENFILE: "descriptors",
 };
 
 function deferred<T>() {
@@ -1768,32 +2573,19 @@ function deferred<T>() {
   return { promise, resolve, reject };
 }
 
-/** A gate that lets so many in at a time, in the order of their coming. */
-function createGate(most: number) {
-  let inside = 0;
-  const waiting: (() => void)[] = [];
-  return {
-    enter: (): Promise<void> | void => {
-      if (inside >= most) return new Promise<void>((resolve) => waiting.push(resolve));
-      inside++;
-    },
-    /** Who waits longest takes the place; without one it is free. */
-    leave: (): void => {
-      const next = waiting.shift();
-      if (next === undefined) inside--;
-      else next();
-    },
-  };
-}
-
 function ignore(): void {}
 
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms).unref());
-}
-
-function newRedial(): Redial {
-  return { startedAt: performance.now(), chosenMs: 0, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
+/** Waits; a signal's abort cuts it short. */
+function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms).unref();
+    signal?.addEventListener("abort", done);
+  });
 }
 
 function nonEmpty(text: string): string {
@@ -1818,6 +2610,7 @@ function endingOf(file: string): string {
 
 function reportFile(text: string): string {
   if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError("must end in .json, .html, .xml or .md");
+  if (isStdout(text)) return text;
   try {
     accessSync(dirname(text), constants.W_OK);
   } catch {

@@ -22,9 +22,10 @@
  */
 import { Buffer } from "node:buffer";
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createServer, type Server, type ServerResponse } from "node:http";
-import { hostname } from "node:os";
+import { isIPv4 } from "node:net";
+import { hostname, networkInterfaces } from "node:os";
 import process from "node:process";
 import kleur from "kleur";
 import mri from "mri";
@@ -102,15 +103,16 @@ export function decode(text: string): Frame {
   return value as Frame;
 }
 
+/** A peer's value in at most 41 characters. It may be nested ten thousand deep: of a structure only its kind is told. */
 function excerpt(value: unknown): string {
-  const text = JSON.stringify(value) ?? "undefined";
+  if (typeof value === "object" && value !== null) return Array.isArray(value) ? "an array" : "an object";
+  const text = isText(value) ? JSON.stringify(value.slice(0, 40)) : String(value);
   return text.length > 40 ? `${text.slice(0, 40)}…` : text;
 }
 
-/** A close reason that fits a close frame: at most 123 bytes of UTF-8 (RFC 6455 section 5.5). */
+/** A close reason that fits a close frame: at most 123 bytes of UTF-8 (RFC 6455 section 5.5), its last character whole. */
 export function closeReason(text: string): string {
-  while (new TextEncoder().encode(text).length > 123) text = text.slice(0, -1);
-  return text;
+  return text.slice(0, new TextEncoder().encodeInto(text, new Uint8Array(123)).read);
 }
 
 /** Whether a close code may stand in a close frame (RFC 6455 section 7.4). */
@@ -123,8 +125,8 @@ export function isSendableCloseCode(code: number): boolean {
 /** Inclusive range of sequence numbers. */
 export type Range = [from: number, to: number];
 
-/** How the transport ended: an orderly end, a reset or another socket error, or nothing at all. */
-export type How = "fin" | "reset" | "silence";
+/** How the transport ended: an orderly end, a reset or another socket error, nothing at all; `open`: not yet, when the run ended. */
+export type How = "fin" | "reset" | "silence" | "open";
 
 /** Everything that can happen to a session, frames included; `OPEN` and `TEXT` (a message, "" for a pong) are the plain dialect's. */
 export type SessionEvent =
@@ -164,9 +166,13 @@ export class Ledger {
   ackSent: number | undefined;
   noticeAt: number | undefined;
   notice: { remaining: number; lastSeq: number } | undefined;
+  /** As SHUTDOWN found them. */
   receivedAtNotice = 0;
+  highestAtNotice = 0;
   closeAt: number | undefined;
   close: { sent: number; received: number } | undefined;
+  /** Messages after CLOSE, which must be the last one. */
+  afterClose = 0;
   /** From the close frame: 1005 for one without a code, undefined where there was none. */
   closeCode: number | undefined;
   closeReason = "";
@@ -199,6 +205,7 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       if (ledger.openedAt === undefined) throw misplaced(event, "before HELLO");
       ledger.acked = Math.max(ledger.acked, event.ack);
       signOfLife(ledger, at);
+      if (ledger.closeAt !== undefined) ledger.afterClose++;
       arrive(ledger, event.seq);
       break;
     case "SHUTDOWN":
@@ -223,9 +230,11 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       break;
     case "TEXT":
       signOfLife(ledger, at);
+      if (event.text === "") break; // a pong
+      if (ledger.closeAt !== undefined) ledger.afterClose++;
       if (event.text === "SHUTDOWN") notice(ledger, at);
       else if (event.text === "CLOSE") ledger.closeAt ??= at;
-      else if (event.text !== "") ledger.received++;
+      else ledger.received++;
       break;
     case "SENT":
       ledger.sentFirst ||= event.seq;
@@ -252,6 +261,11 @@ function misplaced(event: SessionEvent, place: string): SyntaxError {
   return new SyntaxError(`Cannot accept ${event.type} frame: it came ${place}`);
 }
 
+/** Whether a text of the plain dialect is a message, and not a pong or one of the dialect's own words. */
+export function isMessage(text: string): boolean {
+  return !["", "SHUTDOWN", "CLOSE"].includes(text);
+}
+
 function signOfLife(ledger: Ledger, at: number): void {
   ledger.firstDataAt ??= at;
   ledger.lastDataAt = at;
@@ -261,6 +275,7 @@ function notice(ledger: Ledger, at: number): void {
   if (ledger.noticeAt !== undefined) return;
   ledger.noticeAt = at;
   ledger.receivedAtNotice = ledger.received;
+  ledger.highestAtNotice = ledger.highest;
 }
 
 function arrive(ledger: Ledger, seq: number): void {
@@ -334,14 +349,21 @@ export interface Policy {
 export interface Redial {
   /** When the search began: at the session's end, with `--reconnect early` at its notice. */
   startedAt: number;
-  /** The first wait, which the client chose. */
+  /** From there to the first dial: the wait that the client chose, and the one for a place among its own dials. */
   chosenMs: number;
+  /** When the last dial that failed was over: until then it is proven that there was no way. */
+  downUntil?: number | undefined;
+  /** When the dial began that is on its way, or has led to the next session. */
+  dialledAt?: number | undefined;
   /** Failed dials by kind. */
   failed: Record<string, number>;
   /** On a cluster: the fewest ready endpoints that a dial found; the last dial that met a pod after its deletion, ms after. */
   readyEndpoints: number | null;
   lastOnEndingMs: number | null;
 }
+
+/** For how many ms between two times (of the ledgers' clock) the client itself was late, and saw nothing. */
+export type LateBetween = (from: number, to: number) => number;
 
 /** One session's end and the next one's start, judged. Durations in ms; null where there is nothing to say. */
 export type Handover = ReturnType<typeof judge>;
@@ -358,24 +380,31 @@ export function judge(
   policy: Policy,
   now: number,
   origin: number,
+  lateBetween: LateBetween = () => 0,
 ) {
   const endedAt = ended.endedAt ?? now;
   const openedAt = next?.openedAt ?? now;
   const reconnectMs = Math.max(0, openedAt - endedAt);
-  const forcedMs = Math.max(0, openedAt - Math.max(endedAt, redial.startedAt + redial.chosenMs));
-  // Still on its way, and not late yet: neither graceful nor failed.
-  const unfinished = ended.endedAt === undefined || (next === undefined && forcedMs <= policy.maxReconnectMs);
+  const forced = forcedDelay(endedAt, openedAt, redial, lateBetween);
+  const reconnect = measure(forced.ms, forced.lateMs, policy.maxReconnectMs);
+  const lastDataAt = ended.lastDataAt ?? ended.openedAt ?? endedAt;
+  const silence = measure(endedAt - lastDataAt, lateBetween(lastDataAt, endedAt), ended.dueMs + 1000);
+  const abrupt = ended.closeAt === undefined && ended.closeCode === undefined;
   const facts: Facts = {
     ended,
-    abrupt: ended.closeAt === undefined && ended.closeCode === undefined,
-    silentMs: endedAt - (ended.lastDataAt ?? ended.openedAt ?? endedAt),
-    lost: unfinished ? [] : lostRanges(ended),
+    abrupt,
+    overdue: silence.above,
+    lost: lostRanges(ended),
     upstreamLost: upstreamLost(ended),
     sameServer: ended.instance !== "" && ended.instance === next?.instance,
-    late: next === undefined || forcedMs > policy.maxReconnectMs,
+    late: reconnect.above,
+    open: next === undefined,
   };
-  const rules = applyRules(facts, policy, unfinished);
+  let rules = applyRules(facts, policy);
   const failed = expectedRules(policy.expect, ended.dialect).filter((rule) => rules[rule] === "fail");
+  // Still going on, or gone in order and on the way, not late yet: neither graceful nor failed.
+  const unfinished = ended.endedAt === undefined || (facts.open && failed.length === 0);
+  if (unfinished) rules = { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
   const named = SYMPTOMS.find(([, rules, when]) => rules.some((rule) => failed.includes(rule)) && when(facts, failed));
   return {
     slot,
@@ -383,7 +412,7 @@ export function judge(
       | "unfinished"
       | "failed"
       | "graceful",
-    symptom: named?.[0] ?? null,
+    symptom: unfinished ? null : named?.[0] ?? null,
     /** On a cluster: the pod that held the session, why the handover failed, and what shows it. */
     pod: null as string | null,
     cause: null as Cause | null,
@@ -411,7 +440,7 @@ export function judge(
     resent: ended.resent,
     /** What CLOSE said. */
     close: ended.close ?? null,
-    lost: facts.lost,
+    lost: unfinished ? [] : facts.lost,
     duplicated: ended.duplicated,
     reordered: ended.reordered,
     upstreamLost: facts.upstreamLost,
@@ -421,15 +450,39 @@ export function judge(
     complaint: ended.complaint ?? null,
     /** From the session's end to the next HELLO = chosen + forced. */
     reconnectMs: tenths(reconnectMs),
-    chosenMs: tenths(reconnectMs - forcedMs),
-    forcedMs: tenths(forcedMs),
+    chosenMs: tenths(reconnectMs - forced.ms),
+    forcedMs: tenths(forced.ms),
     failedDials: redial.failed,
     readyEndpoints: redial.readyEndpoints,
     lastOnEndingMs: redial.lastOnEndingMs,
     /** From the last DATA of the old session to the first of the new one. */
     silenceMs: elapsed(ended.lastDataAt, next?.firstDataAt),
+    /** What the client itself was late, where that decided: without it a limit would have been exceeded. */
+    lateMs: tenths(Math.max(reconnect.forgivenMs, abrupt ? silence.forgivenMs : 0)),
     rules,
   };
+}
+
+/**
+ * How long there was no way to a next session. Our own waits count only as far as a dial that failed after them proves that
+ * they cost nothing; what counts further is the time that the dial took which got through, or is on its way.
+ */
+function forcedDelay(endedAt: number, openedAt: number, redial: Redial, lateBetween: LateBetween) {
+  const begunAt = Math.max(endedAt, redial.startedAt + redial.chosenMs);
+  const { downUntil, dialledAt = downUntil === undefined ? begunAt : openedAt } = redial;
+  const spans = [[begunAt, downUntil ?? begunAt], [Math.max(endedAt, dialledAt), openedAt]] as const;
+  const counted = spans.filter(([from, to]) => to > from);
+  return {
+    ms: counted.reduce((sum, [from, to]) => sum + to - from, 0),
+    lateMs: counted.reduce((sum, [from, to]) => sum + lateBetween(from, to), 0),
+  };
+}
+
+/** A duration against its limit: lateness of our own above a tenth of the limit is taken off before it is judged. */
+function measure(ms: number, lateMs: number, limitMs: number) {
+  const offMs = lateMs > limitMs / 10 ? lateMs : 0;
+  const above = ms - offMs > limitMs;
+  return { above, forgivenMs: ms > limitMs && !above ? offMs : 0 };
 }
 
 const tenths = (ms: number): number => Math.round(ms * 10) / 10;
@@ -442,29 +495,37 @@ interface Facts {
   ended: Ledger;
   /** Neither CLOSE nor a close frame. */
   abrupt: boolean;
-  /** How old the last sign of life was at the end. */
-  silentMs: number;
+  /** The last sign of life was older at the end than the due interval + 1 s. */
+  overdue: boolean;
   lost: Range[];
   upstreamLost: number;
   sameServer: boolean;
+  /** Not back within the limit, or already beyond it. */
   late: boolean;
+  /** There is no next session yet. */
+  open: boolean;
 }
 
-function applyRules(facts: Facts, { expectCode }: Policy, unfinished: boolean): Record<Rule, Mark> {
+function applyRules(facts: Facts, { expectCode }: Policy): Record<Rule, Mark> {
   const { ended, abrupt, lost } = facts;
-  if (unfinished) return { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
   const plain = ended.dialect === "plain";
   const mark = (passes: boolean): Mark => passes ? "pass" : "fail";
   // With a complaint the close was ours, and its code as well.
   const closed = ended.complaint === undefined && ended.closeCode !== undefined && expectCode.includes(ended.closeCode);
   const whole = lost.length === 0 && ended.duplicated.length === 0 && ended.reordered.length === 0;
   return {
-    notice: mark(ended.noticeAt !== undefined),
+    notice: mark(isNoticed(ended)),
     complete: plain || abrupt ? "n/a" : mark(whole),
-    farewell: mark(plain ? ended.closeAt !== undefined : countsAgree(ended)),
+    farewell: mark(ended.afterClose === 0 && (plain ? ended.closeAt !== undefined : countsAgree(ended))),
     clean: mark(closed && ended.how === "fin"),
-    moved: mark(!facts.sameServer && !facts.late),
+    moved: facts.open && !facts.late ? "n/a" : mark(!facts.sameServer && !facts.late),
   };
+}
+
+/** Whether SHUTDOWN came, and before the messages that it announces: after the last of them it is none. */
+function isNoticed({ noticeAt, notice, highestAtNotice }: Ledger): boolean {
+  return noticeAt !== undefined &&
+    (notice === undefined || notice.remaining === 0 || highestAtNotice < notice.lastSeq);
 }
 
 function lastSeq({ notice, close, highest }: Ledger): number {
@@ -501,8 +562,8 @@ const symptom = <S extends string>(name: S, rules: readonly Rule[], when: Predic
 const SYMPTOMS = [
   symptom("STALLED", ["notice", "farewell", "clean"], isStalled),
   symptom("CUT_WITHOUT_NOTICE", ["notice", "farewell", "clean"], ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined),
-  symptom("NO_NOTICE", ["notice"], () => true),
-  symptom("CUT_DURING_DRAIN", ["farewell", "clean"], ({ abrupt }) => abrupt),
+  symptom("NO_NOTICE", ["notice"], ({ abrupt }) => !abrupt),
+  symptom("CUT_DURING_DRAIN", ["notice", "farewell", "clean"], ({ abrupt }) => abrupt),
   symptom("DATA_LOST", ["complete"], ({ lost }) => lost.length > 0),
   symptom("DATA_DUPLICATED", ["complete"], ({ ended }) => ended.duplicated.length > 0),
   symptom("DATA_REORDERED", ["complete"], () => true),
@@ -510,16 +571,17 @@ const SYMPTOMS = [
   // Without a close frame it is NO_CLOSE_FRAME, unless nobody asked for one.
   symptom("NO_FAREWELL", ["farewell"], ({ ended }, failed) => ended.closeCode !== undefined || !failed.includes("clean")),
   symptom("NO_CLOSE_FRAME", ["clean"], ({ ended }) => ended.closeCode === undefined),
+  symptom("NO_FIN", ["clean"], ({ ended }) => ended.how === "silence"),
   symptom("RESET_AFTER_CLOSE", ["clean"], ({ ended }) => ended.how !== "fin"),
   symptom("WRONG_CLOSE_CODE", ["clean"], () => true),
   symptom("SAME_SERVER", ["moved"], ({ sameServer }) => sameServer),
   symptom("SLOW_RECONNECT", ["moved"], () => true),
 ] as const;
 
-function isStalled({ ended, abrupt, silentMs }: Facts): boolean {
+function isStalled({ ended, abrupt, overdue }: Facts): boolean {
   if (ended.complaint !== undefined) return false; // we ended it, for another reason, and have not listened since
   const givenUp = ended.how === "silence" && ended.closeCode === undefined;
-  return givenUp || (abrupt && silentMs > ended.dueMs + 1000);
+  return givenUp || (abrupt && overdue);
 }
 
 /** What each symptom means; and how to mend it, or what to suspect where the client alone cannot tell. */
@@ -535,9 +597,10 @@ export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string
   DATA_DUPLICATED: ["a message came twice", "let one place produce: stop the regular timer before the drain begins"],
   DATA_REORDERED: ["a message came after a later one", "number messages where they are sent, one after the other"],
   UPSTREAM_LOST: ["the server counted fewer of our messages than it got", "read on until the last one is in, then send CLOSE"],
-  NO_FAREWELL: ["CLOSE is missing, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
+  NO_FAREWELL: ["CLOSE is missing, not the last message, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
   NO_CLOSE_FRAME: ["CLOSE came, but no close frame", "close(1001) and wait: terminate() and destroy() skip the handshake"],
-  RESET_AFTER_CLOSE: ["a close frame, then a socket error, or no FIN in 3 s", "wait for the sockets to close before exiting"],
+  NO_FIN: ["a close frame, then no FIN within 3 s", "after the closing handshake end the connection: the server closes TCP first (RFC 6455 7.1.1)"],
+  RESET_AFTER_CLOSE: ["a close frame, then a socket error", "wait for the sockets to close before exiting"],
   WRONG_CLOSE_CODE: ["a close frame with another code, or none (1005)", "close(1001), or say --expect-code"],
   SAME_SERVER: ["the next session landed on the server that was ending", ["ENDPOINT_RACE"]],
   SLOW_RECONNECT: ["no next session within --max-reconnect", ["NO_READY_PEER", "ENDPOINT_RACE"]],
@@ -1015,8 +1078,31 @@ export const integer = (least: number, most: number) => (text: string): number =
 /** Parses a port number. */
 export const PORT = integer(0, 65535);
 
-/** Parses a duration in ms, from `least` on. */
-export const milliseconds = (least: number) => integer(least, MAX_TIMER_MS);
+const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/**
+ * Parses a duration: plain ms, or a number with a unit (500ms, 1.5s, 2m, 1h); from `least` ms on. A bare number other than 0
+ * below `plausible` is refused: `--timeout 30` means 30 seconds to whoever types it.
+ */
+export const milliseconds = (least: number, plausible = 0) => (text: string): number => {
+  const [, number = "", unit] = /^(\d+|\d+\.\d+(?=[a-z]))(ms|s|m|h)?$/.exec(text) ?? [];
+  const value = Math.round(Number(number) * UNITS[unit ?? "ms"]!);
+  if (number === "" || value < least || value > MAX_TIMER_MS) {
+    throw new RangeError(`must be ms from ${least} to ${MAX_TIMER_MS}, or a duration with its unit (500ms, 30s, 2m)`);
+  }
+  if (unit === undefined && value > 0 && value < plausible) {
+    throw new RangeError(`must carry a unit when it is below ${plausible}: ${number}s or ${number}ms`);
+  }
+  return value;
+};
+
+/** Parses a close code that may be sent (`isSendableCloseCode`), or one of some others. */
+export const closeCode = (...others: readonly number[]) => (text: string): number => {
+  const code = Number(text);
+  if (/^\d{4}$/.test(text) && (isSendableCloseCode(code) || others.includes(code))) return code;
+  const also = others.map((other) => `, or ${other}`).join("");
+  throw new RangeError(`must be a close code that may be sent: 1000-1014 except 1004-1006, or 3000-4999${also}`);
+};
 
 /** Parses one of some names. */
 export const oneOf = <T extends string>(...names: readonly T[]) => (text: string): T => {
@@ -1045,14 +1131,14 @@ export function readSettings<T extends Table>(
   const switches = { ...program.switches, help: "print this and exit", version: "print the version and exit" };
   const flags = Object.values(table).map(({ flag }) => flag);
   let unknown: string | undefined;
-  const given = mri<Record<string, unknown>>(argv, {
+  const given = mri<Record<string, unknown>>(joinValues(argv, flags), {
     string: flags, // else mri turns 007 into 7
     boolean: Object.keys(switches),
     default: Object.fromEntries([...flags, ...Object.keys(switches)].map((flag) => [flag, undefined])),
     unknown: (flag) => void (unknown = flag),
   }) ?? { _: [] };
   if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
-  if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
+  if (given._.length > 0) throw new UserError(`Unexpected argument '${withoutSecrets(given._[0]!)}': see --help`);
   if (given["help"]) return void process.stdout.write(usage(program, table, switches));
   if (given["version"]) return void process.stdout.write(`${VERSION}\n`);
 
@@ -1065,10 +1151,23 @@ export function readSettings<T extends Table>(
       values[key] = parse(text);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      throw new UserError(`${flagged === undefined ? env : `--${flag}`} ${error.message}: current value is '${text}'`);
+      const name = flagged === undefined ? env : `--${flag}`;
+      throw new UserError(`${name} ${error.message}: current value is '${withoutSecrets(text)}'`);
     }
   }
   return values as Values<T>;
+}
+
+/** Joins a flag and a value that begins with a dash (`--report -.json`), which mri would take for a flag of its own. */
+function joinValues(argv: readonly string[], flags: readonly string[]): string[] {
+  const joined: string[] = [];
+  for (const word of argv) {
+    const before = joined.at(-1) ?? "";
+    const takesIt = before.startsWith("--") && flags.includes(before.slice(2));
+    if (takesIt && /^-[^-]/.test(word)) joined.push(`${joined.pop()}=${word}`);
+    else joined.push(word);
+  }
+  return joined;
 }
 
 function usage({ command, summary }: Program, table: Table, switches: Record<string, string>): string {
@@ -1079,7 +1178,21 @@ function usage({ command, summary }: Program, table: Table, switches: Record<str
   const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]!.length)));
   const line = (row: string[]) => `  ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ")}\n`;
   return `Usage: ${command} [settings]\n\n${summary}\n\n` +
-    `A flag beats its environment variable beats the default:\n\n${rows.map(line).join("")}`;
+    "A flag beats its environment variable beats the default; durations are ms, or carry a unit (500ms, 30s, 2m):\n\n" +
+    rows.map(line).join("");
+}
+
+/** How many files, sockets among them, this process may have open at a time; undefined where that cannot be known. */
+export function openFilesLimit(): number | undefined {
+  try {
+    const limits = existsSync("/proc/self/limits")
+      ? /^Max open files +(\d+|unlimited)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1]
+      : (process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } }).userLimits?.open_files
+        ?.soft;
+    return limits === "unlimited" ? Infinity : Number(limits) || undefined;
+  } catch {
+    return undefined; // Windows knows no limit, Deno has no reports and may not let us read
+  }
 }
 
 /** Runs a program: a `UserError` becomes one line on stderr and exit 2, a bug crashes with its stack. */
@@ -1091,7 +1204,7 @@ export function run(main: () => Promise<void>): void {
   });
   main().catch((error) => {
     if (!(error instanceof UserError)) throw error;
-    process.stderr.write(`${error.message}\n`);
+    process.stderr.write(`${redactUrl(error.message)}\n`);
     process.exitCode = 2;
   });
 }
@@ -1167,7 +1280,7 @@ export function createLog(
 
   const line: LogLine = (action, message, labels = {}, level = "info") => {
     const text = format === "json"
-      ? toJson({ ...ecsFields(service, action, level), message, labels })
+      ? toJson({ ...ecsFields(service, action, level), message: redactUrl(message), labels: redactLabels(labels) })
       : `${live ? CLEAR_LINE : ""}${pretty(action, message, level)}`;
     process.stderr.write(`${text}\n`);
   };
@@ -1225,7 +1338,32 @@ function ecsFields(service: string, action: Action, level: Level) {
 function pretty(action: string, message: string, level: Level): string {
   useColour(process.stderr);
   const paint = { info: kleur.cyan, warn: kleur.yellow, error: kleur.red }[level];
-  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(message)}`;
+  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${
+    printable(redactUrl(message))
+  }`;
+}
+
+function redactLabels(labels: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(labels).map(([name, value]) => [name, typeof value === "string" ? redactUrl(value) : value]),
+  );
+}
+
+/** A text in which the URLs keep no secret: credentials and query values become `…`. */
+export function redactUrl(text: string): string {
+  return text.replace(/(wss?|https?):\/\/[^\s"<>`]+/gi, (url) => {
+    // A sentence's own punctuation is none of the URL's.
+    const end = url.length - /[.,;:!?')\]]{0,3}$/.exec(url)![0].length;
+    return withoutSecrets(url.slice(0, end)) + url.slice(end);
+  });
+}
+
+/** The same of a text that is a URL as a whole, or was meant as one. */
+function withoutSecrets(url: string): string {
+  const [address = "", ...query] = url.split("?");
+  const open = address.replace(/^(\w+:\/\/)?[^/:@]*:[^/]*@/, "$1…@");
+  if (query.length === 0) return open;
+  return `${open}?${query.join("?").replace(/([^&=]*=)[^&]*|[^&]+/g, "$1…")}`;
 }
 
 /** Names and reasons come from peers: their control characters must not reach a terminal or begin a line. */
@@ -1339,22 +1477,73 @@ export interface Answer {
 /** Makes the answer of an admin path; nothing where it goes on to write the response by itself. */
 export type Route = (response: ServerResponse) => Answer | undefined | Promise<Answer>;
 
-/** The server of the admin port: GET on its routes, 404 and 405 for the rest. */
-export function createAdmin(routes: Record<string, Route>): Server {
-  return createServer(async (request, response) => {
+/** Timeouts of an HTTP server: who connects and says nothing is let go within about ten seconds. */
+export const PATIENCE = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
+
+/** Paths that answer whatever else goes on: kubelet would restart a pod for a 503. */
+const PROBES: readonly string[] = ["/healthz", "/readyz"];
+/** Answers, other than to probes, that may be on their way at a time: each is kept in memory until it is taken. */
+const MAX_ANSWERS = 8;
+
+/** Which paths of an admin port show data to browsers, and by which further names they may be asked for; `*`: by any. */
+export interface Guard {
+  paths: readonly string[];
+  names: readonly string[];
+}
+
+/**
+ * The server of the admin port: GET on its routes, 404 and 405 for the rest, 403 on a guarded path for a name that is not
+ * this machine's, 503 while too many answers are not taken yet. One that is not taken within `takeMs` is cut off.
+ */
+export function createAdmin(
+  routes: Record<string, Route>,
+  guard: Guard = { paths: [], names: [] },
+  takeMs = 30_000,
+): Server {
+  const held = new Set<ServerResponse>();
+  return createServer(PATIENCE, async (request, response) => {
     const path = request.url?.split("?")[0] ?? "";
-    const known = Object.hasOwn(routes, path);
-    const answer: Answer | undefined = !known
-      ? { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` }
-      : request.method !== "GET" && request.method !== "HEAD"
-      ? { status: 405, body: "Only GET\n" }
-      : await routes[path]!(response);
-    if (answer === undefined) return;
-    const { status, body, type = "text/plain; charset=utf-8", headers = {} } = answer;
-    response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(body) }).end(
-      body,
-    );
+    if (!Object.hasOwn(routes, path)) {
+      return send(response, { status: 404, body: `Not found; there is ${Object.keys(routes).join(", ")}\n` });
+    }
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      return send(response, { status: 405, body: "Only GET\n" });
+    }
+    if (guard.paths.includes(path) && !isOwnName(request.headers.host, guard.names)) {
+      return send(response, { status: 403, body: "This host name is not let in: --allow-host allows it\n" });
+    }
+    if (PROBES.includes(path)) return send(response, await routes[path]!(response));
+    if (held.size >= MAX_ANSWERS) return send(response, { status: 503, body: "Too many answers are not taken yet\n" });
+    held.add(response);
+    const timer = setTimeout(() => response.destroy(), takeMs).unref();
+    const release = () => {
+      clearTimeout(timer);
+      held.delete(response);
+    };
+    response.once("finish", release).once("close", release);
+    const answer = await routes[path]!(response);
+    if (answer === undefined) return release(); // what it writes by itself, it bounds by itself
+    send(response, answer);
   });
+}
+
+function send(response: ServerResponse, answer: Answer | undefined): void {
+  if (answer === undefined) return;
+  const { status, body, type = "text/plain; charset=utf-8", headers = {} } = answer;
+  response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(body) }).end(body);
+}
+
+/**
+ * Whether a Host header (RFC 9110 section 7.2) names this machine: else a page of somebody else's, whose name has been bound
+ * to our address (DNS rebinding), could read what is shown here.
+ */
+function isOwnName(host: string | undefined, allowed: readonly string[]): boolean {
+  const nameOf = (text: string) => text.toLowerCase().replace(/(?<=\]|^[^:]*):\d*$/, "").replace(/^\[|\]$/g, "");
+  const name = nameOf(host ?? "");
+  if (name === "") return false;
+  if (allowed.includes("*") || name === "localhost" || isIPv4(name) && name.startsWith("127.")) return true;
+  const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? []).map(({ address }) => address);
+  return [...allowed, hostname(), "::1", ...addresses].some((own) => nameOf(own) === name);
 }
 
 /** Values of a metric with the labels of each. */

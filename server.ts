@@ -20,8 +20,8 @@ import type { Duplex } from "node:stream";
 import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
 // deno-fmt-ignore
 import {
-  byLabel, checkCertificates, checkPair, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
-  followFiles, type Frame, grouped, integer, isSendableCloseCode, listen, LOG_FORMAT, MAX_MESSAGE_BYTES,
+  byLabel, checkCertificates, checkPair, closeCode, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
+  followFiles, type Frame, grouped, integer, listen, LOG_FORMAT, MAX_MESSAGE_BYTES,
   MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
   SUBPROTOCOL, timestamp, UserError, type Values,
 } from "./protocol.ts";
@@ -55,11 +55,16 @@ export const SETTINGS = {
   intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
   remaining: setting("REMAINING", "1-10", range, "messages still to send in a drain: a range or a number"),
   remainingIntervalMs: setting("REMAINING_INTERVAL_MS", "100", milliseconds(0), "ms between those"),
-  drainTimeoutMs: setting("DRAIN_TIMEOUT_MS", "25000", milliseconds(1), "ms until stragglers are cut"),
-  closeCode: setting("CLOSE_CODE", "1001", closeCode, "code of the close frame that ends a drain"),
-  closeTimeoutMs: setting("CLOSE_TIMEOUT_MS", "3000", milliseconds(1), "ms to wait for a peer's close frame"),
-  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "30000", milliseconds(2), "ms without an answer to a ping: dead"),
-  spreadMs: setting("SPREAD_MS", "0", milliseconds(0), "start each session's drain at random within these ms"),
+  drainTimeoutMs: setting("DRAIN_TIMEOUT_MS", "25000", milliseconds(1, 100), "ms until stragglers are cut"),
+  closeCode: setting("CLOSE_CODE", "1001", closeCode(), "code of the close frame that ends a drain"),
+  closeTimeoutMs: setting("CLOSE_TIMEOUT_MS", "3000", milliseconds(1, 100), "ms to wait for a peer's close frame"),
+  silenceTimeoutMs: setting(
+    "SILENCE_TIMEOUT_MS",
+    "30000",
+    milliseconds(2, 100),
+    "ms without an answer to a ping: dead",
+  ),
+  spreadMs: setting("SPREAD_MS", "0", milliseconds(0, 100), "start each session's drain at random within these ms"),
   maxSessions: setting("MAX_SESSIONS", "20000", integer(1, 1_000_000), "connections above it get 503"),
   maxBufferBytes: setting("MAX_BUFFER_BYTES", "1048576", integer(0, 2 ** 30), "unsent bytes above which DATA waits"),
   payloadBytes: setting("PAYLOAD_BYTES", "0", integer(0, MAX_PAYLOAD_BYTES), "bytes of padding in each DATA"),
@@ -67,7 +72,12 @@ export const SETTINGS = {
   tlsKey: setting("TLS_KEY", "", String, "its private key (PEM)"),
   tlsClientCa: setting("TLS_CLIENT_CA", "", String, "CA (PEM) that client certificates must be from"),
   tokenFile: setting("TOKEN_FILE", "", String, "file with the token that clients must bring"),
-  tokenOverlapMs: setting("TOKEN_OVERLAP_MS", "60000", milliseconds(0), "ms that the old token is good after a change"),
+  tokenOverlapMs: setting(
+    "TOKEN_OVERLAP_MS",
+    "60000",
+    milliseconds(0, 100),
+    "ms that the old token is good after a change",
+  ),
   allowOrigin: settingList(
     "ALLOW_ORIGIN",
     "",
@@ -730,12 +740,6 @@ function range(text: string): { least: number; most: number } {
     throw new RangeError("must be a number, or a range such as 1-10, from 0 to 9999");
   }
   return { least: Number(least), most: Number(most) };
-}
-
-function closeCode(text: string): number {
-  const code = Number(text);
-  if (/^\d{4}$/.test(text) && isSendableCloseCode(code)) return code;
-  throw new RangeError("must be a close code that may be sent: 1000-1014 except 1004-1006, or 3000-4999");
 }
 
 if (import.meta.main) run(main);

@@ -1759,9 +1759,13 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
     isTerminating = true;
     const { code, findings } = await endOf(client);
     assert.deepEqual([code, findings.map(({ name }) => name)], [0, ["ENDPOINT_RACE"]]);
-    const covered =
-      /^[12] new connections? met a pod after its deletion, the last at \+(\d+)ms; its preStop.sleep is 2s, which covers it$/;
-    assertText(findings[0]!.text, covered, [0, 999]);
+    const met =
+      /^[1-9] new connections? met a pod after its deletion, the last at \+([\d.]+)(m?s); its preStop.sleep is 2s(.*)$/;
+    assert.match(findings[0]!.text, met);
+    const [, last, unit, advice] = met.exec(findings[0]!.text)!;
+    // A busy machine lets the last of them through later than the quick one that is meant.
+    const seconds = unit === "ms" ? 1 : Math.ceil(Number(last));
+    assert.equal(advice, seconds === 1 ? ", which covers it" : `: make it ${seconds + 1}s or more`);
   });
 
   // ---- The plain dialect

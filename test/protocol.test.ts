@@ -9,8 +9,10 @@ import {
   duration,
   encode,
   type Frame,
+  type How,
   isSteady,
   judge,
+  type LateBetween,
   Ledger,
   observe,
   percentile,
@@ -124,7 +126,7 @@ const shutdown = (remaining: number, lastSeq: number): Frame => ({
 const close = (all: number, received: number): Frame => ({ type: "CLOSE", at: AT, sent: all, received });
 const ack = (lastSeq: number): Frame => ({ type: "ACK", lastSeq });
 const frameClosed = (code = 1001): SessionEvent => ({ type: "CLOSE_FRAME", code, reason: "" });
-const end = (how: "fin" | "reset" | "silence" = "fin"): SessionEvent => ({ type: "END", how });
+const end = (how: How = "fin"): SessionEvent => ({ type: "END", how });
 
 test("observe() keeps ranges of what is missing, repeated and late", () => {
   const cases: [seqs: number[], missing: Range[], duplicated: Range[], reordered: Range[], received: number][] = [
@@ -268,6 +270,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     readyEndpoints: null,
     lastOnEndingMs: null,
     silenceMs: null,
+    lateMs: 0,
     rules: { notice: "pass", complete: "pass", farewell: "pass", clean: "pass", moved: "pass" },
   });
 });
@@ -302,11 +305,20 @@ const SYMPTOM_CASES: [name: string, steps: Step[], way: Way, symptom: string | n
   ["wrong count", [...OPENING, shutdown(0, 2), ack(2), close(3, 2), frameClosed(), end()], {}, "NO_FAREWELL"],
   ["counts what was never sent", [...OPENING, shutdown(0, 2), ack(2), close(2, 9), frameClosed(), end()], {}, "NO_FAREWELL"],
   ["DATA after CLOSE", [...DRAINED, dataFrame(5), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["DATA after CLOSE that it counts", [...OPENING, shutdown(1, 3), ack(2), close(3, 2), dataFrame(3), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["SHUTDOWN after all that it announces", [...OPENING, dataFrame(3), dataFrame(4), shutdown(2, 4), ack(2), close(4, 2), frameClosed(), end()], {}, "NO_NOTICE"],
+  ["SHUTDOWN after all that it announces, then a cut", [...OPENING, dataFrame(3), shutdown(1, 3), 100, end()], {}, "CUT_DURING_DRAIN"],
+  ["SHUTDOWN after some of what it announces", [...OPENING, dataFrame(3), shutdown(2, 4), ack(2), dataFrame(4), close(4, 2), frameClosed(), end()], {}, null],
+  ["SHUTDOWN with nothing to come", [...OPENING, shutdown(0, 2), ack(2), close(2, 2), frameClosed(), end()], {}, null],
+  ["sent counts too few, all received", [...OPENING, shutdown(2, 4), ack(2), dataFrame(3), dataFrame(4), close(3, 2), frameClosed(), end()], {}, "NO_FAREWELL"],
+  ["sent agrees with what came, not with what was announced", [...OPENING, shutdown(2, 4), ack(2), dataFrame(3), close(3, 2), frameClosed(), end()], { policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
+  ["still open when the run ended, told", [...OPENING, shutdown(2, 4), 50, end("open")], { nowhereAfterMs: 0 }, "CUT_DURING_DRAIN", "pass n/a FAIL FAIL n/a"],
+  ["cut, with nowhere to go yet", [...OPENING, end()], { nowhereAfterMs: 10 }, "CUT_WITHOUT_NOTICE", "FAIL n/a FAIL FAIL n/a"],
   ["no close frame", [...DRAINED, end()], {}, "NO_CLOSE_FRAME", "pass pass pass FAIL pass"],
   ["no close frame, wrong count", [...OPENING, shutdown(0, 2), ack(2), close(3, 2), end()], {}, "NO_CLOSE_FRAME"],
   ["the same, but only farewell is asked for", [...OPENING, close(3, 2), end()], { policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
   ["reset after the close frame", [...DRAINED, frameClosed(), end("reset")], {}, "RESET_AFTER_CLOSE"],
-  ["no FIN", [...DRAINED, frameClosed(), 3000, end("silence")], {}, "RESET_AFTER_CLOSE"],
+  ["no FIN", [...DRAINED, frameClosed(), 3000, end("silence")], {}, "NO_FIN"],
   ["another code", [...DRAINED, frameClosed(1012), end()], {}, "WRONG_CLOSE_CODE"],
   ["no code", [...DRAINED, frameClosed(1005), end()], {}, "WRONG_CLOSE_CODE"],
   ["another code that is expected", [...DRAINED, frameClosed(1012), end()], { policy: { expectCode: [1001, 1012] } }, null],
@@ -320,6 +332,7 @@ const SYMPTOM_CASES: [name: string, steps: Step[], way: Way, symptom: string | n
   ["plain, cut", [...PLAIN, end()], { dialect: "plain" }, "CUT_DURING_DRAIN", "pass n/a FAIL FAIL pass"],
   ["plain, closed without notice", [PLAIN[0]!, frameClosed(), end()], { dialect: "plain" }, null, "FAIL n/a FAIL pass pass"],
   ["plain, all of it", [...PLAIN, TEXT("CLOSE"), frameClosed(), end()], { dialect: "plain" }, null, "pass n/a pass pass pass"],
+  ["plain, more after CLOSE", [...PLAIN, TEXT("CLOSE"), TEXT("more"), frameClosed(), end()], { dialect: "plain", policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
   ["plain, without CLOSE", [...PLAIN, frameClosed(), end()], { dialect: "plain", policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
 ];
 
@@ -334,6 +347,77 @@ for (const [name, steps, way, symptom, marks] of SYMPTOM_CASES) {
   });
 }
 
+test("judge() takes a close that was ours for unclean, whatever its code", () => {
+  const { ledger, now } = play(GRACEFUL);
+  ledger.complaint = "nonsense";
+  const { symptom, rules } = judgeWay(ledger, now, {}, now + 10);
+  assert.deepEqual([symptom, rules.clean], ["WRONG_CLOSE_CODE", "fail"]);
+});
+
+/** Judges a graceful end, after which the way to the next session was `redial`; times in ms after the end. */
+function judgeWay(ledger: Ledger, now: number, way: Partial<Redial>, openedAt: number | undefined, late?: LateBetween) {
+  const next = new Ledger("ws://b/ws", "v1", 2000);
+  if (openedAt !== undefined) observe(next, { ...HELLO, server: "pod-b", instance: "b" } as Frame, openedAt);
+  const redial: Redial = {
+    startedAt: now,
+    chosenMs: 0,
+    failed: {},
+    readyEndpoints: null,
+    lastOnEndingMs: null,
+    ...way,
+  };
+  const at = openedAt ?? now + 60_000;
+  return judge(1, ledger, openedAt === undefined ? undefined : next, redial, POLICY, at, 0, late);
+}
+
+// deno-fmt-ignore
+const WAYS: [name: string, way: { chosenMs?: number; downUntil?: number; dialledAt?: number; startedAt?: number }, openedAt: number | undefined, forcedMs: number][] = [
+  ["a wait of our own, then a quick dial", { chosenMs: 9000, dialledAt: 9000 }, 9005, 5],
+  ["a dial that takes long", { chosenMs: 100, dialledAt: 100 }, 1300, 1200],
+  ["a service that was down for 3.3 s, and our own wait after the last failed dial", { chosenMs: 50, downUntil: 3300, dialledAt: 5180 }, 5185, 3255],
+  ["one failed dial, then a long wait of our own", { chosenMs: 20, downUntil: 25, dialledAt: 8000 }, 8010, 15],
+  ["nothing but failed dials so far", { chosenMs: 100, downUntil: 7000 }, undefined, 6900],
+  ["a dial on its way", { chosenMs: 100, dialledAt: 100 }, undefined, 59_900],
+  ["no dial so far: it is our own wait", { chosenMs: Infinity }, undefined, 0],
+  ["a search that began before the end", { startedAt: -500, chosenMs: 100, dialledAt: -400 }, 30, 30],
+  ["a next session that was open before the end", { startedAt: -500, chosenMs: 100, dialledAt: -400 }, -300, 0],
+];
+for (const [name, way, openedAt, forcedMs] of WAYS) {
+  test(`judge() of ${name} counts ${forcedMs} ms as forced`, () => {
+    const { ledger, now } = play(GRACEFUL);
+    const at = (ms: number | undefined) => ms === undefined ? undefined : now + ms;
+    const { startedAt = 0, chosenMs = 0, downUntil, dialledAt } = way;
+    const redial = { startedAt: now + startedAt, chosenMs, downUntil: at(downUntil), dialledAt: at(dialledAt) };
+    const handover = judgeWay(ledger, now, redial, at(openedAt));
+    assert.equal(handover.forcedMs, forcedMs);
+    assert.equal(handover.chosenMs, handover.reconnectMs - forcedMs);
+    assert.equal(handover.rules.moved, forcedMs > 5000 ? "fail" : handover.verdict === "unfinished" ? "n/a" : "pass");
+  });
+}
+
+test("judge() takes off what the client itself was late, once that is more than a tenth of the limit", () => {
+  const { ledger, now } = play(GRACEFUL);
+  const outcome = (lateMs: number, forcedMs: number) => {
+    const { symptom, lateMs: taken } = judgeWay(ledger, now, { dialledAt: now }, now + forcedMs, () => lateMs);
+    return [symptom, taken];
+  };
+  assert.deepEqual(outcome(501, 5500), [null, 501]);
+  assert.deepEqual(outcome(499, 5400), ["SLOW_RECONNECT", 0]); // a tenth of 5 s, and less
+  assert.deepEqual(outcome(6000, 5000), [null, 0]); // it decided nothing
+  assert.deepEqual(outcome(600, 9000), ["SLOW_RECONNECT", 0]); // late with it and without
+});
+
+test("judge() does not call a session STALLED for a silence in which the client itself slept", () => {
+  const { ledger, now } = play([...OPENING, 6000, end()]);
+  const late: LateBetween = (from, to) => Math.min(5000, to - from);
+  const { symptom, lateMs } = judgeWay(ledger, now, {}, now + 10, late);
+  assert.deepEqual([symptom, lateMs], ["CUT_WITHOUT_NOTICE", 5000]);
+  assert.equal(judgeWay(ledger, now, {}, now + 10).symptom, "STALLED");
+  // Where it closed in order, the silence before decided nothing.
+  const closed = play([...OPENING, 6000, close(2, 2), frameClosed(), end()]);
+  assert.equal(judgeWay(closed.ledger, closed.now, {}, closed.now + 10, late).lateMs, 0);
+});
+
 test("judge() calls a handover unfinished until it is late", () => {
   assert.equal(verdictOf(GRACEFUL, { nowhereAfterMs: 5049 }).verdict, "unfinished"); // 50 ms of it were our choice
   assert.equal(verdictOf(GRACEFUL, { nowhereAfterMs: 5051 }).verdict, "failed");
@@ -343,6 +427,9 @@ test("judge() calls a handover unfinished until it is late", () => {
 });
 
 test("judge() reports ranges: what was announced and never came is lost, also after a cut", () => {
+  // What came beyond the announced end is no loss, and neither is a gap on the way to it.
+  const beyond = [...OPENING, shutdown(1, 3), ack(2), dataFrame(9), close(3, 2), frameClosed(), end()];
+  assert.deepEqual(verdictOf(beyond).lost, [[3, 3]]);
   const { lost, rules } = verdictOf([...OPENING, shutdown(6, 8), dataFrame(3), dataFrame(5), end()]);
   assert.deepEqual(lost, [[4, 4], [6, 8]]);
   assert.equal(rules.complete, "n/a");
@@ -368,13 +455,14 @@ const NAMED_BY: Record<Symptom, Rule[]> = {
   STALLED: ["notice", "farewell", "clean"],
   CUT_WITHOUT_NOTICE: ["notice", "farewell", "clean"],
   NO_NOTICE: ["notice"],
-  CUT_DURING_DRAIN: ["farewell", "clean"],
+  CUT_DURING_DRAIN: ["notice", "farewell", "clean"],
   DATA_LOST: ["complete"],
   DATA_DUPLICATED: ["complete"],
   DATA_REORDERED: ["complete"],
   UPSTREAM_LOST: ["farewell"],
   NO_FAREWELL: ["farewell"],
   NO_CLOSE_FRAME: ["clean"],
+  NO_FIN: ["clean"],
   RESET_AFTER_CLOSE: ["clean"],
   WRONG_CLOSE_CODE: ["clean"],
   SAME_SERVER: ["moved"],
@@ -418,8 +506,8 @@ test("every failed handover has exactly one symptom, and it belongs to a failed 
     if (symptom !== null) assert.ok(failed.some((rule) => NAMED_BY[symptom].includes(rule)), story);
     seen.set(symptom ?? verdict, (seen.get(symptom ?? verdict) ?? 0) + 1);
   }
-  // The histories must reach every corner, or the property says nothing: 14 symptoms, graceful, unfinished.
-  assert.equal(seen.size, 16, JSON.stringify([...seen]));
+  // The histories must reach every corner, or the property says nothing: 15 symptoms, graceful, unfinished.
+  assert.equal(seen.size, 17, JSON.stringify([...seen]));
 });
 
 // ---- Numbers and words

@@ -89,13 +89,13 @@ function multiplied(result: Result, sessions: number): Result {
     );
     return { ...handover, slot: index + 1, endedMs: endedMs!, lastDataMs: lastDataMs! };
   });
-  const { sessions: { byServer, connected }, ...rest } = settled(result, grown);
+  const { sessions: { byServer, connected, had }, ...rest } = settled(result, grown);
   const counts = { graceful: 0, failed: 0, unfinished: 0 };
   for (const { verdict } of grown) counts[verdict]++;
   return {
     ...rest,
     durationMs: result.durationMs + 4000,
-    sessions: { wanted: sessions, connected, byServer },
+    sessions: { wanted: sessions, had, connected, byServer },
     counts,
   };
 }
@@ -749,7 +749,7 @@ describe("the report", { skip }, () => {
       `--url=${server.url}`,
       "--sessions=2",
       "--interval=100",
-      "--timeout=700",
+      "--timeout=700ms",
       "--handovers=2",
     );
     const tab = await openReport(t, await client.result);

@@ -438,6 +438,7 @@ describe("server", { concurrency: 2 }, () => {
     ["a binary message", Buffer.from("{}"), 1003, /binary message/],
     ["text that is not JSON", "hello", 1007, /must be JSON: current value is "hello"/],
     ["64 KiB of garbage", "x".repeat(65_536), 1007, /must be JSON: current value is "xxx/],
+    ["10 KB of brackets", `{"type":${"[".repeat(5000)}${"]".repeat(5000)}}`, 1007, /'type' must be .* is an array/],
     ["null", "null", 1007, /'type' must be one of HELLO.* undefined/],
     ["an unknown type", JSON.stringify({ type: "NOPE" }), 1007, /'type' must be one of HELLO.* "NOPE"/],
     ["a type from the prototype", JSON.stringify({ type: "toString" }), 1007, /'type' must be one of .* "toString"/],
@@ -541,7 +542,7 @@ describe("server", { concurrency: 2 }, () => {
     "--remaining=5-1": /^--remaining must be a number, or a range such as 1-10, .*: current value is '5-1'$/,
     "--fault=typo": /^--fault must be one of none, ignore-sigterm, .*: current value is 'typo'$/,
     "--close-code=1005": /^--close-code must be a close code that may be sent: .*: current value is '1005'$/,
-    "--interval=0": /^--interval must be an integer from 1 to \d+: current value is '0'$/,
+    "--interval=0": /^--interval must be ms from 1 to \d+, or a duration with its unit .*: current value is '0'$/,
     "LOG_FORMAT=xml": /^LOG_FORMAT must be one of pretty, json: current value is 'xml'$/,
     "--spread=500 --remaining=1-5 --remaining-interval=100 --drain-timeout=1000":
       /^--drain-timeout must be above --spread \+ .* = 1000: current value is '1000'$/,
