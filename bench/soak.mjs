@@ -47,6 +47,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => p
 console.log(`${runs} rehearsals, ${jobs} at a time beside ${hogs} CPU hogs, seed ${seed}`);
 const stopHogs = startHogs(hogs);
 const startedAt = performance.now();
+const random = randomFrom(seed); // drawn from in the order of the runs' beginnings
 const outcomes = {};
 let wrong = 0;
 let begun = 0;
@@ -62,7 +63,7 @@ console.log(`${runs} rehearsals in ${seconds()} s, ${wrong} wrong verdicts, seed
 process.exitCode = wrong > 0 ? 1 : 0;
 
 async function soakOnce(index) {
-  const { fault, flags, symptom } = draw(randomFrom(seed + index));
+  const { fault, flags, symptom } = draw();
   const { code, stdout, stderr } = await rehearse(flags);
   const expected = symptom === null ? "PASS" : `FAIL ${symptom}`;
   const { seen, count } = read(code, stdout);
@@ -81,7 +82,7 @@ async function soakOnce(index) {
 }
 
 /** Settings at random, and the symptom that they must give. */
-function draw(random) {
+function draw() {
   const between = (least, most) => least + Math.floor(random() * (most - least + 1));
   const oneOf = (values) => values[between(0, values.length - 1)];
   const fault = oneOf(Object.keys(SYMPTOMS));
@@ -92,17 +93,17 @@ function draw(random) {
     dialect,
     sessions: oneOf([1, between(2, 10), between(11, 50)]),
     servers: between(2, 3),
-    interval: between(100, 1000),
+    interval: `${between(100, 1000)}ms`,
     remaining: oneOf([`${least}`, `${least}-${between(least, 10)}`]),
-    "remaining-interval": between(0, 200),
-    spread: oneOf([0, between(1, 500)]),
+    "remaining-interval": `${between(0, 200)}ms`,
+    spread: oneOf(["0", `${between(1, 500)}ms`]),
     payload: oneOf([0, between(1, 4000)]),
     reconnect: oneOf(["after-close", "early"]),
-    "probe-interval": oneOf([0, between(50, 500)]),
+    "probe-interval": oneOf(["0", `${between(50, 500)}ms`]),
     "log-format": oneOf(["pretty", "json"]),
     // Long enough that only a server which waits for it reaches it.
     grace: ENDLESS.includes(fault) ? `${between(3, 6)}s` : "30s",
-    ...fault === "stall" && { "silence-timeout": 3000, grace: "8s" },
+    ...fault === "stall" && { "silence-timeout": "3s", grace: "8s" },
   };
   const symptom = SYMPTOMS[fault][dialect === "plain" ? 1 : 0];
   return { fault, symptom, flags: ["--json", ...Object.entries(flags).map(([name, value]) => `--${name}=${value}`)] };
