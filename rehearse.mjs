@@ -1,9 +1,9 @@
 // Plays a pod deletion on one machine, with the real programs: servers, one client, SIGTERM to the server in use,
-// SIGKILL after the grace period as kubelet does it, and the client's verdict.
+// SIGKILL after the grace period as kubelet does it, and the client's verdict on the sessions that this server held.
 //
 //   node rehearse.mjs --sessions 100 --fault exit-mid-drain
 import { execFileSync, spawn } from "node:child_process";
-import { readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -13,21 +13,30 @@ import mri from "mri";
 
 const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
-  grace: ["GRACE", "30", "seconds from SIGTERM to SIGKILL"],
+  grace: ["GRACE", "30s", "from SIGTERM to SIGKILL: 30s, 2m, 500ms; a bare number is seconds"],
   fault: ["FAULT", "none", "the promise that the victim breaks"],
-  command: ["COMMAND", "node dist/{role}.js", "how to start a program; {role} is server or client"],
+  command: ["COMMAND", "node dist/{role}.js", "another build of this project: {role} is server or client"],
 };
 /** Settings that the rehearsal itself must choose. */
 const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeout"];
+/** Settings without which there is no rehearsal: a program that does not have them is another one. */
+const NEEDED = {
+  server: ["port", "host", "admin-port", "name", "fault", "remaining-interval", "spread"],
+  client: ["url", "admin-port", "sessions", "handovers", "timeout", "report"],
+};
 /** Bytes per session mean nothing below this: the noise of a process is larger. */
 const SESSIONS_TO_MEASURE_MEMORY = 1000;
+const HELP_TIMEOUT_MS = 10_000;
 const START_TIMEOUT_MS = 120_000;
+/** After the grace: when the client must judge what it has, and when it is killed; the end comes within 30 s. */
+const STOP_AFTER_GRACE_MS = 25_000;
+const KILL_AFTER_GRACE_MS = 29_000;
+const POLL_INTERVAL_MS = 50;
+/** What is kept of a program's stdout, in characters. */
+const MAX_OUTPUT = 2 ** 24;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 kleur.enabled = Boolean(process.stderr.isTTY) && process.env.NO_COLOR === undefined;
-
-const children = [];
-process.on("exit", () => children.forEach(({ child }) => child.kill("SIGKILL")));
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
 
 process.stderr.on("error", () => {}); // a log that nobody can take must not change the verdict
 process.stdout.on("error", ({ code, message }) => {
@@ -35,101 +44,355 @@ process.stdout.on("error", ({ code, message }) => {
   console.error(`Cannot write to stdout: ${message}`);
   process.exitCode = 2;
 });
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
 
+/** A mistake of the user: one line on stderr, exit 2; none where a program has said it already. */
 class UserError extends Error {}
-main().catch((error) => {
-  if (!(error instanceof UserError)) console.error(error);
-  else if (error.message) console.error(error.message);
-  process.exit(2);
-});
 
 async function main() {
-  const options = readOptions();
+  const guard = new Guard();
+  const options = await readOptions(guard);
   if (options === undefined) return;
-  const { own, handedThrough, sessions, remainingIntervalMs, spreadMs, json } = options;
-  const reportFile = join(tmpdir(), `rehearsal-${process.pid}.json`);
-  process.on("exit", () => rmSync(reportFile, { force: true }));
+  const { own, handedThrough, sessions, json } = options;
+  const reportFile = join(guard.folder, "result.json");
 
-  // The victim comes first, so that every session starts there; one after the other, so that a bad setting is told once.
+  // Start. The victim comes first, so that every session starts there; one after the other, so that a bad setting is
+  // told once.
   const servers = [];
-  const ports = [];
   for (let number = 1; number <= own.servers; number++) {
-    const fault = number === 1 ? own.fault : "none";
     const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
-    const flags = [...where, "--name", `server-${number}`, "--fault", fault];
-    const server = start("server", `server-${number}`, [...flags, ...handedThrough.server], own.command);
+    const who = ["--name", `server-${number}`, "--fault", number === 1 ? own.fault : "none"];
+    const command = [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
+    const server = new Program(guard, `server-${number}`, command, colours(process.stderr));
+    const port = portIn(await server.says("listening"), /:(\d+)\/ws/, server);
+    server.url = `ws://127.0.0.1:${port}/ws`; // thousands of dials need not ask who localhost is
     servers.push(server);
-    ports.push((await server.says("listening")).match(/:(\d+)\/ws/)[1]);
   }
-  const urls = ports.map((port) => `ws://127.0.0.1:${port}/ws`); // thousands of dials need not ask who localhost is
-  const victim = servers[0];
-  const idleServerBytes = residentBytes(victim);
+  const [victim, ...others] = servers;
+  const idleServerBytes = victim.residentBytes();
 
-  const flags = [...urls.flatMap((url) => ["--url", url]), "--admin-port", "0", "--handovers", String(sessions)];
-  const theirs = ["--timeout", "0", "--report", reportFile, ...handedThrough.client];
-  const client = start("client", "client", [...flags, ...theirs], own.command);
-  await client.says("started");
-  const idleClientBytes = residentBytes(client);
+  const urls = servers.flatMap(({ url }) => ["--url", url]);
+  const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
+  const command = [...commandFor("client", own.command), ...flags, ...handedThrough.client];
+  const client = new Program(guard, "client", command, colours(process.stdout));
+  const adminPort = portIn(await client.says("started"), /admin port (\d+)|"adminPort":(\d+)/, client);
+  const ask = (path) => get(`http://127.0.0.1:${adminPort}${path}`);
+  const idleClientBytes = client.residentBytes();
 
-  // A server that crashes has its say before the client has; whatever ends early is judged as well.
-  if (own.fault !== "crash") await Promise.race([client.says("steady"), victim.exited, client.exited]);
-  else await victim.exited;
-  const cost = { sessions, messages: 0, exitMs: null, scriptedMs: null, overheadMs: null };
+  // Wait, until every session has been acknowledged in both directions. Whatever ends early is judged as well.
+  await Promise.race([client.says("steady"), victim.exited, client.exited]);
   const memory = {
-    serverBytesPerSession: perSession(residentBytes(victim) - idleServerBytes, sessions),
-    clientBytesPerSession: perSession(residentBytes(client) - idleClientBytes, sessions),
+    serverBytesPerSession: perSession(victim.residentBytes() - idleServerBytes, sessions),
+    clientBytesPerSession: perSession(client.residentBytes() - idleClientBytes, sessions),
   };
+  const held = sessionsOn(victim, await ask("/report"));
+  if (own.fault === "crash" && held > 0) await Promise.race([victim.exited, client.exited, pause(START_TIMEOUT_MS)]);
 
+  // Signal, as kubelet does it: SIGTERM to the process, and when the grace is over SIGKILL to all that it started.
+  const crashed = victim.hasExited;
   const signalledAt = performance.now();
   let killed = false;
-  victim.child.kill("SIGTERM");
-  const kill = setTimeout(() => killed = victim.child.kill("SIGKILL"), own.grace * 1000);
+  victim.terminate();
+  const kill = setTimeout(() => killed = victim.kill(), own.graceMs);
   victim.exited.then(() => clearTimeout(kill));
   // The client gets a chance to give its verdict before its time is up, too.
-  const stop = setTimeout(() => client.child.kill("SIGTERM"), own.grace * 1000 + 25_000);
-  const giveUp = setTimeout(() => client.child.kill("SIGKILL"), own.grace * 1000 + 29_000);
-  const [{ code }, exit] = await Promise.all([client.exited, victim.exited]);
+  const stop = setTimeout(() => client.terminate(), own.graceMs + STOP_AFTER_GRACE_MS);
+  const giveUp = setTimeout(() => client.kill(), own.graceMs + KILL_AFTER_GRACE_MS);
+
+  // Wait, until the victim's sessions have been judged.
+  const exit = await victim.exited;
+  await untilSettled(client, ask);
+  client.terminate();
+  const { code } = await client.exited;
   [stop, giveUp].forEach(clearTimeout);
-  for (const { child } of servers) child.kill("SIGTERM");
-  if (code !== 0 && code !== 1) throw new UserError(code === 2 ? "" : "The client gave no verdict"); // with 2 it has said why
+  if (code === 2) throw new UserError(); // it has said why
+  if (code !== 0 && code !== 1) throw new UserError("The client gave no verdict");
+  others.forEach((server) => server.terminate());
+  await Promise.race([Promise.all(servers.map(({ exited }) => exited)), pause(1000)]);
 
-  const result = JSON.parse(readFileSync(reportFile, "utf8"));
-  cost.messages = result.messages.received + result.messages.sent;
-  if (exit.at > signalledAt) cost.exitMs = Math.round(exit.at - signalledAt); // else it crashed
-  if (cost.exitMs !== null && !killed) {
-    cost.scriptedMs = scriptedMs(result.handovers, remainingIntervalMs, spreadMs);
-    cost.overheadMs = cost.scriptedMs === null ? null : cost.exitMs - cost.scriptedMs;
-  }
-  cost.reconnectP50Ms = result.reconnect.p50Ms;
-  cost.reconnectP99Ms = result.reconnect.p99Ms;
-  Object.assign(cost, memory);
-  await Promise.all(servers.map(({ exited }) => exited));
-
-  const findings = [...result.findings];
+  // Judge: the verdict is the client's, if it has seen what was to be seen.
+  const result = parseResult(existsSync(reportFile) ? readFileSync(reportFile, "utf8") : "");
+  const findings = [];
+  const unjudged = whyUnjudged(result.handovers, victim, held);
+  if (unjudged !== null) findings.push({ name: "NOT_JUDGED", text: unjudged });
   if (killed) {
     const name = result.verdict === "PASS" ? "EXIT_HUNG" : "SIGKILL";
-    findings.push({ name, text: `server-1 had not exited ${own.grace} s after SIGTERM, and was killed with SIGKILL` });
+    const text = `${victim.name} had not exited ${own.graceMs / 1000} s after SIGTERM, and was killed with SIGKILL`;
+    findings.push({ name, text });
   }
-  const unconfirmed = victim.lines.findLast((line) => line.includes("drain-complete"))?.match(/(\d+) unconfirmed/)?.[1];
+  const unconfirmed = victim.said("drain-complete")?.match(/(\d+) unconfirmed/)?.[1];
   if (unconfirmed) {
     findings.push({ name: "UNCONFIRMED_CLOSE", text: `peers that did not answer the close frame: ${unconfirmed}` });
   }
+  const verdict = unjudged === null ? result.verdict : "FAIL";
+  const exitMs = crashed ? null : Math.round(exit.at - signalledAt);
+  const scripted = exitMs === null || killed ? null : scriptedMs(result.handovers, options);
+  const cost = {
+    sessions,
+    messages: result.messages.received + result.messages.sent,
+    exitMs,
+    scriptedMs: scripted,
+    overheadMs: scripted === null ? null : exitMs - scripted,
+    reconnectP50Ms: result.reconnect.p50Ms,
+    reconnectP99Ms: result.reconnect.p99Ms,
+    lateMaxMs: result.witness?.maxLateMs ?? null,
+    lateTotalMs: result.witness?.totalLateMs ?? null,
+    ...memory,
+  };
 
-  const { verdict, handovers } = result;
+  // Print.
+  const lastLine = verdict === result.verdict ? undefined : `${verdict}  ${unjudged}`;
   const text = json
-    ? `${JSON.stringify({ verdict, handovers, cost, findings })}\n`
-    : renderText(client.output, cost, findings.slice(result.findings.length));
+    ? `${JSON.stringify({ verdict, handovers: result.handovers, cost, findings: [...result.findings, ...findings] })}\n`
+    : renderText(client.output, cost, findings, lastLine);
   await new Promise((resolve) => process.stdout.write(text, resolve));
-  process.exit(process.exitCode ?? code);
+  process.exit(process.exitCode ?? (verdict === "PASS" ? 0 : 1));
 }
 
-/** Our own settings, and those of the programs, which are handed through to whoever knows them. */
-function readOptions() {
+/** Sees to it that nothing outlives this process, however it ends: neither the programs that it started nor its files. */
+class Guard {
+  /** For files of this run: nobody else can look into it, or know its name beforehand. */
+  folder = mkdtempSync(join(tmpdir(), "rehearsal-"));
+  #groups = new Set();
+  #survivor;
+
+  constructor() {
+    // A SIGKILL leaves no time for anything, but it closes the pipe. Each line that comes through it is all the process
+    // groups that there are; detached, because a terminal's Ctrl-C must not end it before us.
+    const script =
+      'all=; while read -r groups; do all=$groups; done; [ -z "$all" ] || kill -s KILL -- $all; rm -rf "$0"';
+    const stdio = ["pipe", "ignore", "ignore"];
+    this.#survivor = spawn("sh", ["-c", script, this.folder], { detached: true, stdio });
+    this.#survivor.on("error", ({ message }) => {
+      console.error(`Cannot start sh: ${message}`);
+      process.exit(2);
+    });
+    this.#survivor.stdin.on("error", () => {}); // somebody has killed it: the exit handler is left
+    this.#survivor.stdin.unref();
+    this.#survivor.unref();
+    process.on("exit", () => {
+      for (const group of this.#groups) killGroup(group);
+      rmSync(this.folder, { recursive: true, force: true });
+    });
+  }
+
+  /** A process that leads a group of its own. */
+  add(pid) {
+    this.#groups.add(pid);
+    this.#tell();
+  }
+
+  /** Its leader has ended: what is left of the group ends with it, as in a container. */
+  remove(pid) {
+    killGroup(pid);
+    this.#groups.delete(pid);
+    this.#tell();
+  }
+
+  #tell() {
+    this.#survivor.stdin.write(`${[...this.#groups].map((pid) => -pid).join(" ")}\n`);
+  }
+}
+
+function killGroup(pid) {
+  try {
+    process.kill(-pid, "SIGKILL");
+    return true;
+  } catch {
+    return false; // nobody is left in it
+  }
+}
+
+/** A program that the rehearsal runs; where it has a name, its log lines go on to stderr with it before them. */
+class Program {
+  name;
+  /** What it wrote to stdout. */
+  output = "";
+  /** Settles when it has ended and its last line is read; `at` is performance.now() of its exit, `error` why it never ran. */
+  exited;
+  hasExited = false;
+  #child;
+  #isTold = false;
+  #lines = [];
+  #waiting = new Set();
+
+  constructor(guard, name, [file, ...args], env = {}) {
+    this.name = name;
+    const options = { detached: true, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } };
+    this.#child = spawn(file, args, options);
+    const { pid, stdout, stderr } = this.#child;
+    if (pid !== undefined) guard.add(pid);
+    const keep = (text) => {
+      if (this.output.length < MAX_OUTPUT) this.output += text;
+    };
+    stdout.setEncoding("utf8").on("data", keep);
+    if (name === undefined) stderr.setEncoding("utf8").on("data", keep);
+    else createInterface({ input: stderr }).on("line", (line) => this.#onLine(line));
+    this.exited = new Promise((resolve) => {
+      let at; // `exit` is the moment, `close` comes when the last line has been read
+      this.#child.on("error", (error) => resolve({ code: 2, at: performance.now(), error }));
+      this.#child.on("exit", () => {
+        at = performance.now();
+        guard.remove(pid);
+        // Who has left the group may hold the pipes for ever.
+        setTimeout(() => [stdout, stderr].forEach((stream) => stream.destroy()), 5000).unref();
+      });
+      this.#child.on("close", (code, signal) => resolve({ code, signal, at }));
+    });
+    this.exited.then(() => this.hasExited = true);
+  }
+
+  #onLine(line) {
+    process.stderr.write(`${kleur.dim(`[${this.name}]`)} ${line}\n`);
+    if (this.#lines.push(line) > 1000) this.#lines.shift();
+    for (const check of this.#waiting) check(line);
+  }
+
+  /** The last line with this action, so far. */
+  said(action) {
+    return this.#lines.findLast((line) => hasAction(line, action));
+  }
+
+  /** The line with this action; a `UserError` where the program ends before it, or does not say it in time. */
+  says(action) {
+    const said = this.said(action);
+    if (said !== undefined) return Promise.resolve(said);
+    return new Promise((resolve, reject) => {
+      const late = () => reject(new UserError(`${this.name} did not say '${action}' in time`));
+      const timer = setTimeout(late, START_TIMEOUT_MS);
+      const check = (line) => {
+        if (!hasAction(line, action)) return;
+        clearTimeout(timer);
+        this.#waiting.delete(check);
+        resolve(line);
+      };
+      this.#waiting.add(check);
+      this.exited.then(({ code, error }) => {
+        if (error !== undefined) reject(new UserError(`Cannot start ${this.name}: ${error.message}`));
+        reject(new UserError(code === 2 ? "" : `${this.name} ended before it said '${action}'`)); // with 2 it has said why
+      });
+    });
+  }
+
+  /** SIGTERM, once, to the process alone: kubelet signals a container's PID 1. */
+  terminate() {
+    if (!this.#isTold) this.#child.kill("SIGTERM");
+    this.#isTold = true;
+  }
+
+  /** SIGKILL, to all that it started as well; whether anybody was there. */
+  kill() {
+    return !this.hasExited && killGroup(this.#child.pid);
+  }
+
+  /** Resident memory, from /proc on Linux and ps elsewhere; NaN of a process that is gone. */
+  residentBytes() {
+    const { pid, exitCode, signalCode } = this.#child;
+    if (exitCode !== null || signalCode !== null) return NaN;
+    const text = process.platform === "linux"
+      ? /VmRSS:\s*(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]
+      : execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" });
+    return Number(text) * 1024;
+  }
+}
+
+function hasAction(line, action) {
+  return line.includes(`"event.action":"${action}"`) || new RegExp(`^\\S+ \\S*${action}\\b`).test(line);
+}
+
+function portIn(line, pattern, { name }) {
+  const [, ...ports] = pattern.exec(line) ?? [];
+  const port = ports.find((port) => port !== undefined);
+  if (port === undefined) throw new UserError(`${name} did not say its port: ${line}`);
+  return port;
+}
+
+/** What a program writes comes out of our own streams: they decide on colour. */
+function colours(stream) {
+  return kleur.enabled && stream.isTTY ? { FORCE_COLOR: "1" } : {};
+}
+
+// ---- What is asked of the client, and what of its answers counts
+
+/** What an admin path answers; undefined where nobody does. */
+async function get(url) {
+  try {
+    const response = await fetch(url);
+    return { status: response.status, body: await response.text() };
+  } catch {
+    return undefined;
+  }
+}
+
+/** How many sessions a server holds, by the client's report; null where that is not known. */
+function sessionsOn({ name, url }, report) {
+  if (report?.status !== 200) return null;
+  const { byServer } = parseResult(report.body).sessions;
+  return (byServer[name] ?? 0) + (byServer[url] ?? 0); // in the plain dialect a server has no other name than its URL
+}
+
+/** Until every session is connected and every handover judged, or the client has ended. */
+async function untilSettled(client, ask) {
+  // The first such answer may have overtaken the news of a cut: what was there before it has been read by the second.
+  for (let calm = 0; calm < 2 && !client.hasExited;) {
+    await pause(POLL_INTERVAL_MS);
+    const ready = await ask("/readyz");
+    calm = ready?.status === 200 && ready.body.includes(", 0 handovers in flight") ? calm + 1 : 0;
+  }
+}
+
+function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** The client's result; a `UserError` where it is none of ours. */
+function parseResult(text) {
+  let result;
+  try {
+    result = JSON.parse(text);
+  } catch {
+    // as below
+  }
+  const { sessions, messages, reconnect, findings, handovers } = result ?? {};
+  const lists = [findings, handovers].every(Array.isArray);
+  if (lists && [sessions?.byServer, messages, reconnect].every((part) => part instanceof Object)) return result;
+  throw new UserError("The client's result is not one of this project's client: see --command");
+}
+
+/** Why the handovers say nothing, or not enough, of the victim; null where they do. `held`: null if that is not known. */
+function whyUnjudged(handovers, { name, url }, held) {
+  const judged = handovers.filter(({ from, verdict }) => (from === name || from === url) && verdict !== "unfinished");
+  if (judged.length === 0 && !held) return `no session was on ${name}: nothing to judge`;
+  if (judged.length >= held) return null;
+  return `${judged.length} of ${held} session${held === 1 ? "" : "s"} that ${name} held could be judged`;
+}
+
+function perSession(bytes, sessions) {
+  return sessions < SESSIONS_TO_MEASURE_MEMORY || Number.isNaN(bytes) ? null : Math.round(bytes / sessions);
+}
+
+/** The time that the drain is meant to take: the longest session's remaining messages, and when its turn came. */
+function scriptedMs(handovers, { remainingIntervalMs, spreadMs }) {
+  const drains = handovers.filter(({ remaining }) => remaining !== null).map(({ remaining, endedMs, noticeMs }) => ({
+    told: spreadMs === 0 ? 0 : endedMs - noticeMs,
+    ms: (remaining.announced ?? remaining.received) * remainingIntervalMs,
+    whole: remaining.received >= (remaining.announced ?? 0),
+  }));
+  if (drains.length === 0 || !drains.every(({ whole }) => whole)) return null; // it did not play its script
+  const first = drains.reduce((least, { told }) => Math.min(least, told), Infinity);
+  return Math.round(drains.reduce((most, { told, ms }) => Math.max(most, told - first + ms), 0));
+}
+
+// ---- Settings: our own, and those of the programs, which are handed through to whoever knows them
+
+/** What was asked for; undefined where that was help. */
+async function readOptions(guard) {
   // Both programs are asked for their settings: a list here would drift.
   const { command: asked } = mri(process.argv.slice(2), { string: ["command"] });
   const command = last(asked) || process.env.COMMAND || OWN.command[1];
-  const known = { server: settingsOf("server", command), client: settingsOf("client", command) };
-  const names = [...Object.keys(OWN), ...Object.keys({ ...known.server, ...known.client }), "json", "help"];
+  const [server, client] = await Promise.all(["server", "client"].map((role) => settingsOf(guard, role, command)));
+  const known = { server, client };
+  const names = [...Object.keys(OWN), ...Object.keys({ ...server, ...client }), "json", "help"];
   let unknown;
   const given = mri(process.argv.slice(2), {
     string: names.filter((name) => name !== "json" && name !== "help"),
@@ -143,11 +406,14 @@ function readOptions() {
   const own = Object.fromEntries(
     Object.entries(OWN).map(([name, [env, fallback]]) => [name, last(given[name]) ?? (process.env[env] || fallback)]),
   );
-  for (const name of ["servers", "grace"]) {
-    if (!/^[1-9]\d{0,4}$/.test(own[name])) {
-      throw new UserError(`--${name} must be an integer from 1 on: current value is '${own[name]}'`);
-    }
-    own[name] = Number(own[name]);
+  if (!/^[1-9]\d{0,4}$/.test(own.servers)) {
+    throw new UserError(`--servers must be an integer from 1 on: current value is '${own.servers}'`);
+  }
+  own.servers = Number(own.servers);
+  own.command = command;
+  own.graceMs = durationMs(own.grace, "s");
+  if (!(own.graceMs > 0 && own.graceMs + KILL_AFTER_GRACE_MS <= MAX_TIMER_MS)) {
+    throw new UserError(`--grace must be a duration such as 30s, 2m or 500ms: current value is '${own.grace}'`);
   }
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
@@ -159,14 +425,13 @@ function readOptions() {
       if (name in known[role]) handedThrough[role].push(...[values].flat().map((value) => `--${name}=${value}`));
     }
   }
-  const value = (role, name) =>
-    Number(last(given[name]) ?? (process.env[known[role][name].env] || known[role][name].fallback));
+  const value = (role, name) => last(given[name]) ?? (process.env[known[role][name].env] || known[role][name].fallback);
   return {
     own,
     handedThrough,
-    sessions: value("client", "sessions"),
-    remainingIntervalMs: value("server", "remaining-interval"),
-    spreadMs: value("server", "spread"),
+    sessions: Number(value("client", "sessions")),
+    remainingIntervalMs: durationMs(value("server", "remaining-interval"), "ms"),
+    spreadMs: durationMs(value("server", "spread"), "ms"),
     json: given.json,
   };
 }
@@ -176,98 +441,46 @@ function last(value) {
   return [value].flat().at(-1);
 }
 
+/** A duration with or without its unit, in ms; NaN of what is none. */
+function durationMs(text, unitOfBare) {
+  const [, number, unit = unitOfBare] = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/.exec(text) ?? [];
+  return Number(number) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[unit];
+}
+
 /** What a program's --help says of its settings: `{ interval: { env, fallback }, … }`. */
-function settingsOf(role, command) {
-  const [file, ...args] = commandFor(role, command);
-  let text;
-  try {
-    text = execFileSync(file, [...args, "--help"], { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
-  } catch (error) {
-    const why = /^\w*Error: .*/m.exec(error.stderr)?.[0] ?? error.message;
-    throw new UserError(`Cannot run ${[file, ...args].join(" ")}: ${why}; 'make build' builds the bundles`);
-  }
-  const rows = text.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
-  return Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
+async function settingsOf(guard, role, command) {
+  const asked = [...commandFor(role, command), "--help"];
+  const program = new Program(guard, undefined, asked);
+  const timer = setTimeout(() => program.kill(), HELP_TIMEOUT_MS);
+  const { code, signal, error } = await program.exited;
+  clearTimeout(timer);
+  const rows = program.output.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
+  const settings = Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
+  const missing = NEEDED[role].filter((name) => !Object.hasOwn(settings, name));
+  if (missing.length === 0 && code === 0) return settings;
+
+  const why = error?.message ?? /^\w*Error: .*/m.exec(program.output)?.[0] ??
+    (signal === "SIGKILL"
+      ? `it was still running after ${HELP_TIMEOUT_MS / 1000} s`
+      : missing.length > 0
+      ? `it does not list ${missing.map((name) => `--${name}`).join(", ")}`
+      : `it ended with ${code ?? signal}`);
+  const whatFor = command === OWN.command[1]
+    ? "'make build' builds the bundles"
+    : "--command is for another build of this project's own server and client ({role})";
+  throw new UserError(`Cannot run ${asked.join(" ")}: ${why}; ${whatFor}`);
 }
 
 /** The default runs the bundles beside this file on this very Node. */
 function commandFor(role, command) {
   if (command === OWN.command[1]) return [process.execPath, fileURLToPath(new URL(`dist/${role}.js`, import.meta.url))];
-  return command.replaceAll("{role}", role).split(" ");
+  return command.replaceAll("{role}", role).split(" ").filter((word) => word !== "");
 }
 
-/** Starts one program; its log lines go on to stderr with its name before them. */
-function start(role, name, flags, command) {
-  const [file, ...rest] = commandFor(role, command);
-  // What a program writes comes out of our own streams: they decide on colour.
-  const coloured = kleur.enabled && (role === "server" || process.stdout.isTTY);
-  const env = { ...process.env, ...coloured ? { FORCE_COLOR: "1" } : {} };
-  const child = spawn(file, [...rest, ...flags], { stdio: ["ignore", "pipe", "pipe"], env });
-  const program = { child, name, lines: [], output: "", waiting: [] };
-  child.stdout.setEncoding("utf8").on("data", (text) => program.output += text);
-  createInterface({ input: child.stderr }).on("line", (line) => {
-    process.stderr.write(`${kleur.dim(`[${name}]`)} ${line}\n`);
-    if (program.lines.push(line) > 1000) program.lines.shift();
-    for (const waiter of program.waiting) if (hasAction(line, waiter.action)) waiter.resolve(line);
-  });
-  program.exited = new Promise((resolve) => {
-    let at; // `exit` is the moment, `close` comes when the last line has been read
-    child.on("error", (error) => {
-      console.error(`Cannot start ${file}: ${error.message}`);
-      resolve({ code: 2, at: performance.now() });
-    });
-    child.on("exit", () => at = performance.now());
-    child.on("close", (code, signal) => resolve({ code, signal, at }));
-  });
-  /** The first line with this action; the end of the rehearsal where the process ends before it. */
-  program.says = (action) => {
-    const said = program.lines.find((line) => hasAction(line, action));
-    if (said !== undefined) return Promise.resolve(said);
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(
-        () => reject(new UserError(`${name} did not say '${action}' in time`)),
-        START_TIMEOUT_MS,
-      );
-      program.waiting.push({ action, resolve: (line) => (clearTimeout(timer), resolve(line)) });
-      program.exited.then(({ code }) =>
-        reject(new UserError(code === 2 ? "" : `${name} ended before it said '${action}'`)) // with 2 it has said why
-      );
-    });
-  };
-  children.push(program);
-  return program;
-}
+// ---- Text
 
-function hasAction(line, action) {
-  return line.includes(`"event.action":"${action}"`) || new RegExp(`^\\S+ \\S*${action}\\b`).test(line);
-}
-
-/** Resident memory, from /proc on Linux and ps elsewhere; NaN of a process that is gone. */
-function residentBytes({ child: { pid, exitCode, signalCode } }) {
-  if (exitCode !== null || signalCode !== null) return NaN;
-  const text = process.platform === "linux"
-    ? /VmRSS:\s*(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]
-    : execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" });
-  return Number(text) * 1024;
-}
-
-function perSession(bytes, sessions) {
-  return sessions < SESSIONS_TO_MEASURE_MEMORY || Number.isNaN(bytes) ? null : Math.round(bytes / sessions);
-}
-
-/** The time that the drain is meant to take: the longest session's remaining messages, and when its turn came. */
-function scriptedMs(handovers, intervalMs, spreadMs) {
-  const drains = handovers.filter(({ remaining }) => remaining !== null).map(({ remaining, endedMs, noticeMs }) => ({
-    told: spreadMs === 0 ? 0 : endedMs - noticeMs,
-    ms: (remaining.announced ?? remaining.received) * intervalMs,
-    whole: remaining.received >= (remaining.announced ?? 0),
-  }));
-  if (drains.length === 0 || !drains.every(({ whole }) => whole)) return null; // it did not play its script
-  const first = drains.reduce((least, { told }) => Math.min(least, told), Infinity);
-  return Math.round(drains.reduce((most, { told, ms }) => Math.max(most, told - first + ms), 0));
-}
-
-function renderText(output, cost, findings) {
+/** The client's report with what the rehearsal adds before the verdict, which is the client's unless `lastLine` is given. */
+function renderText(output, cost, findings, lastLine) {
   const [verdict, ...body] = output.trimEnd().split("\n").reverse();
   const ms = (value) => value === null ? "n/a" : `${Math.round(value)} ms`;
   const kb = (bytes) => `${(bytes / 1024).toFixed(1)} KB`;
@@ -283,7 +496,7 @@ function renderText(output, cost, findings) {
     `  reconnect  p50 ${ms(cost.reconnectP50Ms)}, p99 ${ms(cost.reconnectP99Ms)}`,
     `  memory     ${memory}`,
     "",
-    verdict,
+    lastLine ?? verdict,
     "",
   ].join("\n");
 }
@@ -300,3 +513,9 @@ function usage(known) {
     ).join("") +
     `\nHanded through to servers and client, see their --help:\n\n  ${flags.map((flag) => `--${flag}`).join(" ")}\n`;
 }
+
+main().catch((error) => {
+  if (!(error instanceof UserError)) console.error(error);
+  else if (error.message) console.error(error.message);
+  process.exit(2);
+});

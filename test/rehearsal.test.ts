@@ -1,4 +1,18 @@
 import assert from "node:assert/strict";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
 import type { Handover } from "../protocol.ts";
@@ -21,6 +35,22 @@ async function rehearse(t: TestContext, ...flags: string[]) {
   return { code, stderr, ...JSON.parse(stdout) as Rehearsal };
 }
 
+function folder(t: TestContext): string {
+  const path = mkdtempSync(join(tmpdir(), "rehearsal-test-"));
+  t.after(() => rmSync(path, { recursive: true }));
+  return path;
+}
+
+/** Waits for a state that announces itself by nothing else; the test's time limit bounds it. */
+async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
+  while (!await holds()) await new Promise((resolve) => setTimeout(resolve, 10));
+}
+
+const isGone = (port: number) => fetch(`http://127.0.0.1:${port}/`).then(() => false, () => true);
+
+/** The programs as another build, see there. */
+const wrapped = (how: string) => `--command=node test/fixtures/wrapper.mjs ${how} {role}`;
+
 /** DESIGN: every fault, the symptom that it must give. */
 const EXPECTED: Record<(typeof FAULTS)[number], string | null> = {
   "none": null,
@@ -41,7 +71,8 @@ const EXPECTED: Record<(typeof FAULTS)[number], string | null> = {
   "no-status": "WRONG_CLOSE_CODE",
 };
 
-describe("a rehearsal", { concurrency: 2 }, () => {
+// Most of their time they wait, for intervals and drains.
+describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
   for (const [fault, symptom] of Object.entries(EXPECTED).filter(([fault]) => fault !== "none")) {
     it(`with fault ${fault} fails with ${symptom} and nothing else`, async (t) => {
       const { code, verdict, handovers } = await rehearse(t, "--sessions=3", `--fault=${fault}`);
@@ -68,12 +99,14 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     for (const dialect of ["v1", "plain"]) {
       it(`without a fault passes, reconnecting ${reconnect} in the ${dialect} dialect`, async (t) => {
         const expect = dialect === "plain" ? ["--expect=notice,farewell,clean,moved"] : [];
-        const flags = ["--sessions=5", `--reconnect=${reconnect}`, `--dialect=${dialect}`, ...expect];
+        // Longer than an early redial takes.
+        const remaining = reconnect === "early" ? ["--remaining=10"] : [];
+        const flags = ["--sessions=5", `--reconnect=${reconnect}`, `--dialect=${dialect}`, ...expect, ...remaining];
         const { code, verdict, handovers } = await rehearse(t, ...flags);
         assert.equal(verdict, "PASS");
         assert.equal(code, 0);
         assert.equal(handovers.length, 5);
-        for (const { from, to, code, how, lost, upstreamLost, noticeMs } of handovers) {
+        for (const { from, to, code, how, lost, upstreamLost, noticeMs, reconnectMs } of handovers) {
           assert.deepEqual({ to, code, how, lost, upstreamLost }, {
             to: dialect === "plain" ? to : "server-2",
             code: 1001,
@@ -83,15 +116,11 @@ describe("a rehearsal", { concurrency: 2 }, () => {
           });
           assert.notEqual(from, to);
           assert.ok(noticeMs! >= 20, `SHUTDOWN came ${noticeMs} ms before the end`);
+          if (reconnect === "early") assert.equal(reconnectMs, 0, "there was a gap");
         }
       });
     }
   }
-
-  it("reconnects early without any gap", async (t) => {
-    const { handovers } = await rehearse(t, "--sessions=5", "--reconnect=early", "--remaining=10");
-    for (const { reconnectMs } of handovers) assert.equal(reconnectMs, 0);
-  });
 
   // At two values: one would pass with a constant in the code.
   for (const [remaining, intervalMs] of [[3, 100], [6, 150]] as const) {
@@ -107,38 +136,41 @@ describe("a rehearsal", { concurrency: 2 }, () => {
         // As the client sees it: SHUTDOWN may have been read late.
         assert.ok(drainMs >= (remaining - 1) * intervalMs, `drained in ${drainMs} ms`);
       }
+      // Every number is there, and null where it would mean nothing.
+      const { serverBytesPerSession, clientBytesPerSession, sessions, messages } = cost;
+      assert.deepEqual({ serverBytesPerSession, clientBytesPerSession, sessions }, {
+        serverBytesPerSession: null,
+        clientBytesPerSession: null,
+        sessions: 2,
+      });
+      assert.ok(messages! > 8, `${messages} messages`);
+      assert.deepEqual(Object.keys(cost).sort(), [
+        "clientBytesPerSession",
+        "exitMs",
+        "lateMaxMs",
+        "lateTotalMs",
+        "messages",
+        "overheadMs",
+        "reconnectP50Ms",
+        "reconnectP99Ms",
+        "scriptedMs",
+        "serverBytesPerSession",
+        "sessions",
+      ]);
     });
   }
 
-  it("prints every number of its cost, and null where a number would mean nothing", async (t) => {
-    const { cost } = await rehearse(t, "--sessions=2");
-    assert.deepEqual(Object.keys(cost).sort(), [
-      "clientBytesPerSession",
-      "exitMs",
-      "messages",
-      "overheadMs",
-      "reconnectP50Ms",
-      "reconnectP99Ms",
-      "scriptedMs",
-      "serverBytesPerSession",
-      "sessions",
-    ]);
-    assert.equal(cost["serverBytesPerSession"], null);
-    assert.equal(cost["clientBytesPerSession"], null);
-    assert.equal(cost["sessions"], 2);
-    assert.ok(cost["messages"]! > 8);
-  });
-
-  it("kills a server that does not exit by the grace period, and says so", async (t) => {
-    const { cost, findings, stderr } = await rehearse(t, "--fault=ignore-sigterm", "--grace=2");
-    assert.ok(cost["exitMs"]! >= 2000 && cost["exitMs"]! < 3000, `the server was gone after ${cost["exitMs"]} ms`);
-    assert.equal(cost["scriptedMs"], null);
-    assert.match(
-      findings.map(({ name, text }) => `${name} ${text}`).join("\n"),
-      /^SIGKILL server-1 .* 2 s after SIGTERM/,
-    );
-    assert.doesNotMatch(stderr, /\[server-1\].*drain-complete/);
-  });
+  for (const [grace, seconds] of [["2", 2], ["1500ms", 1.5]] as const) {
+    it(`kills a server that does not exit by --grace=${grace}, and says so`, async (t) => {
+      const { cost, findings, stderr } = await rehearse(t, "--fault=ignore-sigterm", `--grace=${grace}`);
+      const exitMs = cost["exitMs"]!;
+      assert.ok(exitMs >= seconds * 1000 && exitMs < seconds * 1000 + 1000, `the server was gone after ${exitMs} ms`);
+      assert.equal(cost["scriptedMs"], null);
+      const told = findings.map(({ name, text }) => `${name} ${text}`).join("\n");
+      assert.match(told, new RegExp(`^SIGKILL server-1 .* ${seconds} s after SIGTERM`));
+      assert.doesNotMatch(stderr, /\[server-1\].*drain-complete/);
+    });
+  }
 
   it("does not call a server hung that has left, when its clients come back after the grace period", async (t) => {
     const { code, findings, cost } = await rehearse(
@@ -200,7 +232,8 @@ describe("a rehearsal", { concurrency: 2 }, () => {
 
   for (
     const [flag, complaint] of [
-      ["--grace=soon", /^--grace must be an integer/],
+      ["--grace=soon", /^--grace must be a duration such as 30s, 2m or 500ms: current value is 'soon'$/],
+      ["--grace=0s", /^--grace must be a duration/],
       ["--fault=typo", /--fault must be one of none, ignore-sigterm/],
       ["--port=1", /^--port is chosen by the rehearsal/],
       ["--nonsense", /^Unknown flag --nonsense/],
@@ -217,12 +250,165 @@ describe("a rehearsal", { concurrency: 2 }, () => {
     });
   }
 
-  it("leaves no process behind when it is stopped", async (t) => {
-    const rehearsal = start(t, [process.execPath, "rehearse.mjs", "--interval=60000"]);
-    const port = Number(/:(\d+)\/ws/.exec(await rehearsal.line(/\[server-2\] .*listening/))![1]);
+  it("judges the sessions that the victim held, and waits for no others", async (t) => {
+    // The fifth finds it full, and starts elsewhere.
+    const { code, verdict, handovers, findings } = await rehearse(t, "--sessions=5", "--max-sessions=4", "--servers=3");
+    assert.deepEqual({ code, verdict, findings }, { code: 0, verdict: "PASS", findings: [] });
+    assert.deepEqual(handovers.map(({ from }) => from), Array(4).fill("server-1"));
+  });
+
+  it("in which no session was on the victim has judged nothing", async (t) => {
+    const flags = [...QUICK, "--sessions=2", wrapped("elsewhere")];
+    const { code, stdout } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+    assert.equal(code, 1);
+    assert.equal(stdout.trimEnd().split("\n").at(-1), "FAIL  no session was on server-1: nothing to judge");
+  });
+
+  it("in which not every session of the victim was judged fails, and says why", async (t) => {
+    const flags = [...QUICK, "--sessions=2", "--remaining=1", "--backoff-base=60000", "--backoff-cap=60000"];
+    const rehearsal = start(t, [process.execPath, "rehearse.mjs", ...flags, "--max-reconnect=60000", wrapped("pid")]);
+    const pid = Number(/pid (\d+)/.exec(await rehearsal.line(/^\[client\] pid/))![1]);
+    await rehearsal.line(/^\[client\] .* session-closed .*slot 1 /);
+    process.kill(pid, "SIGTERM");
+    assert.equal((await rehearsal.exited).code, 1);
+    const lines = rehearsal.stdout().trimEnd().split("\n");
+    assert.equal(lines.at(-1), "FAIL  0 of 2 sessions that server-1 held could be judged");
+    assert.ok(lines.some((line) => line.startsWith("NOT_JUDGED  0 of 2 sessions")), rehearsal.stdout());
+  });
+
+  it("signals the process, and ends all that it started with it", async (t) => {
+    const { code, handovers } = await rehearse(t, "--sessions=2", wrapped("parent"));
+    assert.equal(code, 1);
+    assert.deepEqual(handovers.map(({ symptom }) => symptom), ["CUT_WITHOUT_NOTICE", "CUT_WITHOUT_NOTICE"]);
+  });
+
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"] as const) {
+    it(`leaves nothing behind when ${signal} ends it`, async (t) => {
+      const tmp = folder(t);
+      const command = [process.execPath, "rehearse.mjs", "--interval=60000", wrapped("parent")];
+      const rehearsal = start(t, command, { TMPDIR: tmp });
+      const ports = await Promise.all(
+        [
+          /\[server-1\] .*listening .*admin port (\d+)/,
+          /\[server-2\] .*listening .*admin port (\d+)/,
+          /started .*admin port (\d+)/,
+        ]
+          .map(async (pattern) => Number(pattern.exec(await rehearsal.line(pattern))![1])),
+      );
+      const [name, ...others] = readdirSync(tmp);
+      assert.match(name!, /^rehearsal-\w{6}$/);
+      assert.deepEqual(others, []);
+      assert.equal(statSync(join(tmp, name!)).mode & 0o777, 0o700);
+      rehearsal.child.kill(signal);
+      assert.equal((await rehearsal.exited).code, signal === "SIGKILL" ? null : 130);
+      for (const port of ports) await until(() => isGone(port));
+      await until(() => readdirSync(tmp).length === 0);
+    });
+  }
+
+  // What a program says that is none of this project's, and what is missing in it.
+  for (
+    const [what, source, complaint] of [
+      ["says nothing of the settings", 'console.log("  --port PORT 80")', /it does not list --(url|host), /],
+      ["ends with an error", 'throw new TypeError("no such thing")', /TypeError: no such thing;/],
+      ["writes on for ever", "for (;;) console.log('--port'.repeat(1e5))", /it was still running after 10 s;/],
+      [
+        "serves on for ever",
+        'import("node:http").then((http) => http.createServer().listen(0))',
+        /it was still running after 10 s;/,
+      ],
+    ] as const
+  ) {
+    it(`refuses a --command that ${what} when asked for --help`, async (t) => {
+      const file = join(folder(t), "app.mjs");
+      writeFileSync(file, source);
+      const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", `--command=node ${file}`]);
+      assert.deepEqual({ code, stdout }, { code: 2, stdout: "" });
+      assert.match(stderr, complaint);
+      assert.ok(stderr.startsWith(`Cannot run node ${file} --help: `), stderr);
+      const whatFor = "; --command is for another build of this project's own server and client ({role})";
+      assert.ok(stderr.endsWith(whatFor) && !stderr.includes("\n"), stderr);
+    });
+  }
+
+  it("can be stopped while it waits for the --help of a --command", async (t) => {
+    const tmp = folder(t);
+    const [file, portFile] = [join(tmp, "app.mjs"), join(tmp, "port")];
+    writeFileSync(
+      file,
+      `import { createServer } from "node:http"; import { writeFileSync } from "node:fs";
+      const server = createServer().listen(0, () => writeFileSync(${
+        JSON.stringify(portFile)
+      }, String(server.address().port)));`,
+    );
+    const rehearsal = start(t, [process.execPath, "rehearse.mjs", `--command=node ${file}`]);
+    await until(() => existsSync(portFile) && readFileSync(portFile, "utf8") !== "");
     rehearsal.child.kill("SIGTERM");
-    const { code } = await rehearsal.exited;
-    assert.equal(code, 130);
-    await assert.rejects(fetch(`http://127.0.0.1:${port}/`));
+    assert.equal((await rehearsal.exited).code, 130);
+    await until(() => isGone(Number(readFileSync(portFile, "utf8"))));
+  });
+
+  for (
+    const [how, complaint] of [
+      ["no-port", "server-1 did not say its port: now listening nowhere"],
+      ["no-result", "The client's result is not one of this project's client: see --command"],
+    ] as const
+  ) {
+    it(`says in one line what is wrong with a --command that has ${how.replace("-", " ")}`, async (t) => {
+      const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", wrapped(how)]);
+      assert.deepEqual({ code, stdout }, { code: 2, stdout: "" });
+      assert.deepEqual(stderr.split("\n").filter((line) => !/^\[\S+\] /.test(line)), [complaint]);
+    });
+  }
+
+  it("from make tells its own exit code, which make does not have", async (t) => {
+    const command = ["make", "-o", "build", "rehearse", "FAULT=skip-farewell", "INTERVAL_MS=200"];
+    const { code, stdout, stderr } = await run(t, command);
+    assert.equal(code, 2);
+    assert.match(stdout, /^FAIL {2}1 of 1 handover: NO_FAREWELL/m);
+    assert.match(stderr, /^The rehearsal's exit code: 1$/m);
+  });
+});
+
+describe("a build", () => {
+  it("is not noticed by what runs meanwhile, another build included", async (t) => {
+    const copy = folder(t);
+    const sources = readdirSync(".").filter((name) => /\.(ts|mjs|html)$/.test(name) || name === "package.json");
+    for (const source of sources) cpSync(source, join(copy, source));
+    symlinkSync(resolve("node_modules"), join(copy, "node_modules"));
+    const build = (...flags: string[]) => {
+      const program = start(t, ["sh", "-c", 'cd "$0" && exec "$@"', copy, process.execPath, "build.mjs", ...flags]);
+      return program.exited.then(({ code }) => assert.equal(code, 0, program.lines.join("\n")));
+    };
+    const server = join(copy, "dist/server.js");
+    await build();
+    const [text, { ino }] = [readFileSync(server, "utf8"), statSync(server)];
+    await build();
+    assert.equal(statSync(server).ino, ino, "what has not changed stays as it is");
+
+    // A new server.js, a file that is nobody's any more, and a test of another build.
+    const source = readFileSync(join(copy, "server.ts"), "utf8");
+    writeFileSync(join(copy, "server.ts"), `${source}\nif (process.env["NEVER"]) console.log("new");\n`);
+    writeFileSync(join(copy, "dist/stale.js"), "");
+    mkdirSync(join(copy, "dist/test"));
+    writeFileSync(join(copy, "dist/test/kept.test.mjs"), "");
+    let building = true;
+    const builds = Promise.all([build(), build()]).finally(() => building = false);
+    const seen = new Set<string>();
+    await until(() => {
+      seen.add(readFileSync(server, "utf8"));
+      return !building;
+    });
+    await builds;
+    assert.equal(seen.size, 2, "the old one or the new one, whole");
+    assert.ok(seen.has(text));
+    assert.deepEqual(readdirSync(join(copy, "dist")).sort(), [
+      "LICENSES.txt",
+      "client.js",
+      "package.json",
+      "server.js",
+      "test",
+    ]);
+    assert.deepEqual(readdirSync(join(copy, "dist/test")), ["kept.test.mjs"]);
   });
 });
