@@ -1126,7 +1126,8 @@ export function openFilesLimit(): number | undefined {
   try {
     const limits = existsSync("/proc/self/limits")
       ? /^Max open files +(\d+|unlimited)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1]
-      : (process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } }).userLimits?.open_files?.soft;
+      : (process.report.getReport() as { userLimits?: { open_files?: { soft?: unknown } } }).userLimits?.open_files
+        ?.soft;
     return limits === "unlimited" ? Infinity : Number(limits) || undefined;
   } catch {
     return undefined; // Windows knows no limit, Deno has no reports and may not let us read
@@ -1276,7 +1277,9 @@ function ecsFields(service: string, action: Action, level: Level) {
 function pretty(action: string, message: string, level: Level): string {
   useColour(process.stderr);
   const paint = { info: kleur.cyan, warn: kleur.yellow, error: kleur.red }[level];
-  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${printable(redactUrl(message))}`;
+  return `${kleur.dim(new Date().toISOString().slice(11, 23))} ${paint(action.padEnd(15))} ${
+    printable(redactUrl(message))
+  }`;
 }
 
 function redactLabels(labels: Record<string, unknown>): Record<string, unknown> {

@@ -58,7 +58,12 @@ export const SETTINGS = {
   drainTimeoutMs: setting("DRAIN_TIMEOUT_MS", "25000", milliseconds(1, 100), "ms until stragglers are cut"),
   closeCode: setting("CLOSE_CODE", "1001", closeCode(), "code of the close frame that ends a drain"),
   closeTimeoutMs: setting("CLOSE_TIMEOUT_MS", "3000", milliseconds(1, 100), "ms to wait for a peer's close frame"),
-  silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "30000", milliseconds(2, 100), "ms without an answer to a ping: dead"),
+  silenceTimeoutMs: setting(
+    "SILENCE_TIMEOUT_MS",
+    "30000",
+    milliseconds(2, 100),
+    "ms without an answer to a ping: dead",
+  ),
   spreadMs: setting("SPREAD_MS", "0", milliseconds(0, 100), "start each session's drain at random within these ms"),
   maxSessions: setting("MAX_SESSIONS", "20000", integer(1, 1_000_000), "connections above it get 503"),
   maxBufferBytes: setting("MAX_BUFFER_BYTES", "1048576", integer(0, 2 ** 30), "unsent bytes above which DATA waits"),
@@ -67,7 +72,12 @@ export const SETTINGS = {
   tlsKey: setting("TLS_KEY", "", String, "its private key (PEM)"),
   tlsClientCa: setting("TLS_CLIENT_CA", "", String, "CA (PEM) that client certificates must be from"),
   tokenFile: setting("TOKEN_FILE", "", String, "file with the token that clients must bring"),
-  tokenOverlapMs: setting("TOKEN_OVERLAP_MS", "60000", milliseconds(0, 100), "ms that the old token is good after a change"),
+  tokenOverlapMs: setting(
+    "TOKEN_OVERLAP_MS",
+    "60000",
+    milliseconds(0, 100),
+    "ms that the old token is good after a change",
+  ),
   allowOrigin: settingList(
     "ALLOW_ORIGIN",
     "",

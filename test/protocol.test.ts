@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import process from "node:process";
 import { test } from "node:test";
 import {
   backoffMs,
@@ -9,9 +11,11 @@ import {
   duration,
   encode,
   type Frame,
+  isSendableCloseCode,
   isSteady,
   judge,
   Ledger,
+  MAX_MESSAGE_BYTES,
   observe,
   percentile,
   type Policy,
@@ -22,6 +26,7 @@ import {
   RULES,
   type SessionEvent,
   type Symptom,
+  toJson,
 } from "../protocol.ts";
 
 const AT = "2026-01-02T03:04:05.678Z";
@@ -465,6 +470,102 @@ test("closeReason() fits a close frame whatever it is given", () => {
   }
 });
 
-test("printable() leaves no control character", () => {
-  assert.equal(printable("a\x1b[31mb\r\n\x07c\u009b"), "a�[31mb���c�");
+test("closeReason() ends with a whole character, and keeps what fits", () => {
+  assert.equal(closeReason("x".repeat(124)), "x".repeat(123));
+  assert.equal(closeReason("é".repeat(62)), "é".repeat(61));
+  assert.equal(closeReason("x".repeat(121) + "🙂"), "x".repeat(121));
+  assert.equal(closeReason("x".repeat(119) + "🙂🙂"), "x".repeat(119) + "🙂");
+  assert.equal(closeReason("\ud800".repeat(99)), "\ud800".repeat(41)); // a lone one goes as U+FFFD: three bytes
+});
+
+test("isSendableCloseCode() follows RFC 6455 section 7.4", () => {
+  const sendable = Array.from({ length: 5100 }, (_, code) => code).filter(isSendableCloseCode);
+  const from = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  assert.deepEqual(sendable, [...from(1000, 1003), ...from(1007, 1014), ...from(3000, 4999)]);
+});
+
+test("decode() tells a structure's kind only, and shortens what is long", () => {
+  const cases: [value: string, shown: string][] = [
+    ["[".repeat(30_000) + "]".repeat(30_000), "an array"],
+    ['{"a":'.repeat(9000) + "1" + "}".repeat(9000), "an object"],
+    ["1e999", "Infinity"],
+    ["1".repeat(60_000), "Infinity"],
+    ["null", "null"],
+    ["true", "true"],
+    [JSON.stringify("x".repeat(38)), `"${"x".repeat(38)}"`],
+    [JSON.stringify("x".repeat(39)), `"${"x".repeat(39)}…`],
+    [JSON.stringify("\n".repeat(60_000)), `"${"\\n".repeat(19)}\\…`],
+  ];
+  for (const [value, shown] of cases) {
+    const message =
+      `Cannot decode frame: 'type' must be one of HELLO, DATA, SHUTDOWN, ACK, CLOSE: current value is ${shown}`;
+    assert.throws(() => decode(`{"type":${value}}`), { name: "SyntaxError", message });
+  }
+  assert.throws(() => decode("[".repeat(MAX_MESSAGE_BYTES)), /^SyntaxError: Cannot decode frame: must be JSON: .*\[…$/);
+});
+
+// ---- Whatever a peer sends
+
+/** A frame, or what was one, as a hostile or broken peer may send it. */
+function hostileText(random: (below: number) => number): string {
+  const pick = <T>(...values: T[]): T => values[random(values.length)]!;
+  const depth = () => random(20) === 0 ? 10_000 : pick(1, 10, 100);
+  const odd = (): string => {
+    const levels = depth();
+    return pick(
+      () => "[".repeat(levels) + "]".repeat(levels),
+      () => '{"a":'.repeat(levels) + "0" + "}".repeat(levels),
+      () => pick("-1", "0", "1.5", "1e400", "-1e400", "9007199254740993", "1".repeat(levels), "null", "true"),
+      () => `"${pick("x", "\ud800", "\udfff", "🙂", "\\u0000", "\\ud83d", "\u009b").repeat(random(levels))}"`,
+      () => '{"__proto__":{"type":"DATA"}}',
+      () => JSON.stringify(AT),
+    )();
+  };
+  const frame = FRAMES[random(FRAMES.length)]!;
+  const fields = Object.entries(frame).map(([name, value]): [string, string] => [name, JSON.stringify(value)]);
+  for (let left = random(3); left > 0; left--) {
+    const field = random(fields.length);
+    pick(
+      () => void (fields[field]![1] = odd()),
+      () => void fields.push([fields[field]![0], odd()]),
+      () => void fields.splice(field, 1, ["__proto__", odd()]),
+      () => void fields.push([pick("toString", "constructor", "", "type"), odd()]),
+    )();
+  }
+  const text = `{${fields.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join()}}`;
+  return pick(
+    () => text,
+    () => text,
+    () => text,
+    () => text.slice(0, random(text.length)),
+    odd,
+    () => text + text[0],
+  )();
+}
+
+test("nothing that a peer sends throws anything but a SyntaxError of bounded length", () => {
+  const times = Number(process.env["FUZZ_FRAMES"] ?? 20_000);
+  const startedAt = performance.now();
+  const outcomes = { taken: 0, refused: 0 };
+  let ledger = new Ledger("ws://a/ws", "v1", 2000);
+  for (let seed = 1; seed <= times; seed++) {
+    const text = hostileText(randomFrom(seed)).slice(0, MAX_MESSAGE_BYTES);
+    try {
+      const frame = decode(text);
+      outcomes.taken++;
+      observe(ledger, frame, seed);
+    } catch (error) {
+      assert.ok(error instanceof SyntaxError, `seed ${seed}: ${error}`);
+      assert.ok(error.message.length <= 300, `seed ${seed}: ${error.message}`);
+      assert.ok(Buffer.byteLength(closeReason(error.message)) <= 123, `seed ${seed}`);
+      outcomes.refused++;
+      if (seed % 10 === 0) ledger = new Ledger("ws://a/ws", "v1", 2000);
+    }
+    assert.ok(Buffer.byteLength(closeReason(text)) <= 123, `seed ${seed}`);
+    assert.equal(printable(text).length, text.length);
+    assert.equal(JSON.parse(toJson(text)), text, `seed ${seed}`);
+  }
+  assert.ok(Math.min(outcomes.taken, outcomes.refused) > times / 10, JSON.stringify(outcomes));
+  const eachMs = (performance.now() - startedAt) / times;
+  assert.ok(eachMs < 5, `${eachMs} ms for each`);
 });
