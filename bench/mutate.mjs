@@ -22,7 +22,7 @@ const PROCESSES = ["a drill"];
 /** Least share of the mutants that must be noticed. */
 const LEAST_KILLED = 0.9;
 /** Longest time for one mutant, in ms: some run for ever. It is many times that of the tests on the true file. */
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 20_000;
 
 /** Changes that change nothing, by the line's text and the change, and why. */
 const EQUIVALENTS = JSON.parse(readFileSync("bench/equivalents.json", "utf8"));
@@ -99,74 +99,77 @@ function mutantsOf() {
   return mutants;
 }
 
-/** Stands in for node:test: registers the pure tests, runs them the quickest first, and ends at the first failure. */
+/** Runs in a thread: node:test's stand-in takes the pure tests, runs the quickest first, and ends at the first failure. */
 const HARNESS = `
   const { workerData, parentPort } = require("node:worker_threads");
-  const tests = [];
-  const left = new Set(workerData.left);
-  let outside = 0;
-  const test = (name, ...rest) => void (outside === 0 && tests.push([name, rest.at(-1)]));
-  const describe = (name, ...rest) => {
-    if (left.has(name)) return;
-    rest.at(-1)();
-  };
+  const { protocol, tests, left, cost } = workerData;
+  const taken = [];
+  const test = (name, ...rest) => void taken.push([name, rest.at(-1)]);
+  const describe = (name, ...rest) => left.includes(name) || rest.at(-1)();
   const ignore = () => {};
-  module.exports = { test, it: test, describe, after: ignore, before: ignore, afterEach: ignore, beforeEach: ignore };
-  setImmediate(async () => {
-    const cost = workerData.cost ?? {};
-    tests.sort(([a], [b]) => (cost[a] ?? 0) - (cost[b] ?? 0));
+  const harness = { test, it: test, describe, after: ignore, before: ignore, afterEach: ignore };
+  const load = (code, known) => {
+    const module = { exports: {} };
+    new Function("require", "module", "exports", code)((name) => known[name] ?? require(name), module, module.exports);
+    return module.exports;
+  };
+  load(tests, { "node:test": harness, "protocol": load(protocol, {}) });
+  taken.sort(([a], [b]) => (cost[a] ?? 0) - (cost[b] ?? 0));
+  (async () => {
     const times = {};
-    const context = { after: ignore, signal: new AbortController().signal };
-    for (const [name, run] of tests) {
+    for (const [name, run] of taken) {
       const startedAt = performance.now();
       try {
-        await run(context);
+        await run({ after: ignore });
       } catch (error) {
         return parentPort.postMessage({ killedBy: name, error: String(error) });
       }
       times[name] = performance.now() - startedAt;
     }
     parentPort.postMessage({ times });
-  });
+  })();
 `;
 
-/** The tests, bundled with this protocol.ts; undefined where it is no program. */
-async function bundle(protocol) {
-  const supply = {
-    name: "mutant",
-    setup(builder) {
-      builder.onLoad({ filter: /[\\/]protocol\.ts$/ }, () => ({ contents: protocol, loader: "ts" }));
-      builder.onResolve({ filter: /^node:test$/ }, () => ({ path: "harness", namespace: "mutant" }));
-      builder.onLoad({ filter: /^harness$/, namespace: "mutant" }, () => ({ contents: HARNESS, loader: "js" }));
-    },
-  };
+const shared = {
+  bundle: true,
+  write: false,
+  platform: "node",
+  format: "cjs",
+  logLevel: "silent",
+  external: ["prom-client", "bufferutil", "utf-8-validate"],
+};
+
+/** The program text of protocol.ts; undefined where it is none. */
+async function bundle(contents) {
   try {
-    const { outputFiles } = await build({
-      stdin: {
-        contents: TESTS.map((file) => `import "./${file}";`).join("\n"),
-        resolveDir: process.cwd(),
-        loader: "ts",
-      },
-      bundle: true,
-      write: false,
-      platform: "node",
-      format: "cjs",
-      logLevel: "silent",
-      external: ["prom-client", "bufferutil", "utf-8-validate", "axe-core", "typescript"],
-      define: { "import.meta.main": "false", "import.meta.url": '""', REPORT_PAGE: '""' },
-      plugins: [supply],
-    });
-    return outputFiles[0].text;
+    const stdin = { contents, resolveDir: process.cwd(), loader: "ts" };
+    return (await build({ ...shared, stdin })).outputFiles[0].text;
   } catch {
     return undefined;
   }
 }
 
-/** Runs the tests in a thread: `{ times }` where all pass, else what failed. */
-function judge(code, cost) {
+/** The tests, which ask for "protocol" when they run. */
+const { outputFiles: [tests] } = await build({
+  ...shared,
+  stdin: { contents: TESTS.map((file) => `import "./${file}";`).join("\n"), resolveDir: process.cwd(), loader: "ts" },
+  define: { "import.meta.main": "false", "import.meta.url": '""', REPORT_PAGE: '""' },
+  plugins: [{
+    name: "protocol",
+    setup: (builder) => builder.onResolve({ filter: /\/protocol\.ts$/ }, () => ({ path: "protocol", external: true })),
+  }],
+});
+
+/** Runs the tests on a protocol: `{ times }` where all pass, else what failed. */
+function judge(protocol, cost) {
   return new Promise((resolve) => {
-    const workerData = { cost, left: PROCESSES };
-    const worker = new Worker(code, { eval: true, workerData, stdout: true, stderr: true });
+    const worker = new Worker(HARNESS, {
+      eval: true,
+      workerData: { protocol, tests: tests.text, left: PROCESSES, cost },
+      env: { ...process.env, FUZZ_FRAMES: "300", HISTORIES: "3000" },
+      stdout: true,
+      stderr: true,
+    });
     const settle = (outcome) => {
       clearTimeout(timer);
       resolve(outcome);
