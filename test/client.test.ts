@@ -708,7 +708,7 @@ describe("client", { concurrency: 2, timeout: 120_000 }, () => {
     ] as const
   ) {
     it(`exits ${code} at --timeout ${timeoutMs} with ${asked} handovers asked for and none seen`, async (t) => {
-      const { client } = await play(t, [`--handovers=${asked}`, `--timeout=${timeoutMs}`], live);
+      const { client } = await play(t, [`--handovers=${asked}`, `--timeout=${timeoutMs}ms`], live);
       const result = await endOf(client);
       assert.equal(result.code, code);
       assert.match(result.summary, summary);

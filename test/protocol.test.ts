@@ -200,11 +200,14 @@ interface Way {
   nowhereAfterMs?: number;
   policy?: Partial<Policy>;
   dialect?: "v1" | "plain";
+  /** Why we gave the session up. */
+  complaint?: string;
 }
 
 function verdictOf(steps: Step[], way: Way = {}) {
-  const { waitMs = 50, forcedMs = 10, instance = "b", nowhereAfterMs, policy = {}, dialect = "v1" } = way;
+  const { waitMs = 50, forcedMs = 10, instance = "b", nowhereAfterMs, policy = {}, dialect = "v1", complaint } = way;
   const { ledger, now } = play(steps, dialect);
+  ledger.complaint = complaint;
   const redial: Redial = { startedAt: now, chosenMs: waitMs, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
   const openedAt = now + waitMs + forcedMs;
   const next = new Ledger("ws://b/ws", dialect, 2000);
@@ -352,6 +355,24 @@ test("judge() reports ranges: what was announced and never came is lost, also af
   const { lost, rules } = verdictOf([...OPENING, shutdown(6, 8), dataFrame(3), dataFrame(5), end()]);
   assert.deepEqual(lost, [[4, 4], [6, 8]]);
   assert.equal(rules.complete, "n/a");
+});
+
+test("judge() takes no close for a clean one that was our own, whatever its code", () => {
+  const { rules, complaint } = verdictOf(GRACEFUL, { complaint: "too long" });
+  assert.deepEqual([rules.clean, complaint], ["fail", "too long"]);
+  assert.equal(verdictOf([...OPENING, 9000, end("silence")], { complaint: "too long" }).symptom === "STALLED", false);
+});
+
+test("judge() wants CLOSE to count what SHUTDOWN announced, also where as much arrived as it counts", () => {
+  const { rules } = verdictOf([...DRAINED.slice(0, -1), dataFrame(5, 2), close(5, 2), frameClosed(), end()]);
+  assert.equal(rules.farewell, "fail");
+});
+
+test("judge() counts as lost only what was announced: a gap may reach beyond it", () => {
+  const steps = [...OPENING, shutdown(2, 4), ack(2), dataFrame(7), close(4, 2), frameClosed(), end()];
+  assert.deepEqual(verdictOf(steps).lost, [[3, 4]]);
+  const beyond = [...DRAINED, dataFrame(9), frameClosed(), end()];
+  assert.deepEqual(verdictOf(beyond).lost, []);
 });
 
 test("judge() counts upstream losses among the messages of this session only", () => {
