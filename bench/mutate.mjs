@@ -190,7 +190,6 @@ if (truth.times === undefined) {
 const mutants = mutantsOf();
 console.log(`${mutants.length} mutants, ${Object.keys(truth.times).length} tests`);
 const tally = { killed: 0, survived: 0, equivalent: 0, invalid: 0 };
-const survivors = [];
 const queue = [...mutants];
 const startedAt = performance.now();
 await Promise.all(Array.from({ length: availableParallelism() }, async () => {
@@ -205,15 +204,14 @@ await Promise.all(Array.from({ length: availableParallelism() }, async () => {
       continue;
     }
     const { killedBy } = await judge(code, truth.times);
-    if (killedBy !== undefined) tally.killed++;
-    else {
-      tally.survived++;
-      survivors.push(mutant);
+    if (killedBy !== undefined) {
+      tally.killed++;
+      continue;
     }
+    tally.survived++;
+    console.log(`  protocol.ts:${mutant.line}  ${mutant.change}  |  ${mutant.text}`);
   }
 }));
-survivors.sort((a, b) => a.line - b.line);
-for (const { line, text, change } of survivors) console.log(`  protocol.ts:${line}  ${change}  |  ${text}`);
 const share = tally.killed / (tally.killed + tally.survived);
 console.log(
   `${tally.killed} killed, ${tally.survived} survived (${(100 * share).toFixed(1)} % killed), ` +
