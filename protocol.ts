@@ -1,7 +1,8 @@
 /**
- * What server and client agree on: the frames, the ledger of a session, the
- * judgement of a handover (all pure: no socket, no clock, no console), and
- * then the conventions both programs follow: settings, log lines, admin port.
+ * What server and client agree on, in two halves. First the contract, all of it
+ * pure (no socket, no clock, no console): frames, the ledger of a session, the
+ * judgement of a handover, the evidence of a cluster. Then the conventions that
+ * both programs follow: numbers, settings, log lines, files, admin port.
  *
  * ```
  * client                                   server
@@ -30,6 +31,8 @@ import process from "node:process";
 import kleur from "kleur";
 import mri from "mri";
 import manifest from "./package.json" with { type: "json" };
+
+// ==== The contract ==========================================================================
 
 // ---- Frames: one JSON object per text frame ------------------------------------------------
 
@@ -998,6 +1001,8 @@ export function diagnose(handover: Handover, pod: Pod | undefined): { cause: Cau
   const after = ranOnMs === undefined ? "was still running when its grace was over" : `ran on for ${duration(ranOnMs)}`;
   return because("INTERMEDIARY_CUT", `cut ${duration(cutMs)} after the deletion; the pod ${after}`);
 }
+
+// ==== The conventions =======================================================================
 
 // ---- Numbers as people read them -----------------------------------------------------------------
 

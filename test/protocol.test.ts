@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import process from "node:process";
 import { test } from "node:test";
 import {
   backoffMs,
@@ -10,10 +12,13 @@ import {
   encode,
   type Frame,
   type How,
+  isSendableCloseCode,
   isSteady,
   judge,
   type LateBetween,
   Ledger,
+  MAX_MESSAGE_BYTES,
+  MAX_PAYLOAD_BYTES,
   observe,
   percentile,
   type Policy,
@@ -24,6 +29,7 @@ import {
   RULES,
   type SessionEvent,
   type Symptom,
+  toJson,
 } from "../protocol.ts";
 
 const AT = "2026-01-02T03:04:05.678Z";
@@ -196,11 +202,14 @@ interface Way {
   nowhereAfterMs?: number;
   policy?: Partial<Policy>;
   dialect?: "v1" | "plain";
+  /** Why we gave the session up. */
+  complaint?: string;
 }
 
 function verdictOf(steps: Step[], way: Way = {}) {
-  const { waitMs = 50, forcedMs = 10, instance = "b", nowhereAfterMs, policy = {}, dialect = "v1" } = way;
+  const { waitMs = 50, forcedMs = 10, instance = "b", nowhereAfterMs, policy = {}, dialect = "v1", complaint } = way;
   const { ledger, now } = play(steps, dialect);
+  ledger.complaint = complaint;
   const redial: Redial = { startedAt: now, chosenMs: waitMs, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
   const openedAt = now + waitMs + forcedMs;
   const next = new Ledger("ws://b/ws", dialect, 2000);
@@ -435,6 +444,24 @@ test("judge() reports ranges: what was announced and never came is lost, also af
   assert.equal(rules.complete, "n/a");
 });
 
+test("judge() takes no close for a clean one that was our own, whatever its code", () => {
+  const { rules, complaint } = verdictOf(GRACEFUL, { complaint: "too long" });
+  assert.deepEqual([rules.clean, complaint], ["fail", "too long"]);
+  assert.equal(verdictOf([...OPENING, 9000, end("silence")], { complaint: "too long" }).symptom === "STALLED", false);
+});
+
+test("judge() wants CLOSE to count what SHUTDOWN announced, also where as much arrived as it counts", () => {
+  const { rules } = verdictOf([...DRAINED.slice(0, -1), dataFrame(5, 2), close(5, 2), frameClosed(), end()]);
+  assert.equal(rules.farewell, "fail");
+});
+
+test("judge() counts as lost only what was announced: a gap may reach beyond it", () => {
+  const steps = [...OPENING, shutdown(2, 4), ack(2), dataFrame(7), close(4, 2), frameClosed(), end()];
+  assert.deepEqual(verdictOf(steps).lost, [[3, 4]]);
+  const beyond = [...DRAINED, dataFrame(9), frameClosed(), end()];
+  assert.deepEqual(verdictOf(beyond).lost, []);
+});
+
 test("judge() counts upstream losses among the messages of this session only", () => {
   const start: Step[] = [HELLO, sent(51, true), sent(52), dataFrame(1, 52), shutdown(0, 1), ack(52)];
   const { upstreamLost, symptom } = verdictOf([...start, close(1, 0), frameClosed(), end()]);
@@ -471,7 +498,8 @@ const NAMED_BY: Record<Symptom, Rule[]> = {
 
 test("every failed handover has exactly one symptom, and it belongs to a failed rule that counts", () => {
   const seen = new Map<string, number>();
-  for (let seed = 1; seed <= 20_000; seed++) {
+  const times = Number(process.env["HISTORIES"] ?? 20_000);
+  for (let seed = 1; seed <= times; seed++) {
     const random = randomFrom(seed);
     const plain = random(4) === 0;
     const some = (steps: Step[]): Step[] => steps.filter(() => random(8) > 0);
@@ -553,6 +581,106 @@ test("closeReason() fits a close frame whatever it is given", () => {
   }
 });
 
-test("printable() leaves no control character", () => {
-  assert.equal(printable("a\x1b[31mb\r\n\x07c\u009b"), "a�[31mb���c�");
+test("closeReason() ends with a whole character, and keeps what fits", () => {
+  assert.equal(closeReason("x".repeat(124)), "x".repeat(123));
+  assert.equal(closeReason("é".repeat(62)), "é".repeat(61));
+  assert.equal(closeReason("x".repeat(121) + "🙂"), "x".repeat(121));
+  assert.equal(closeReason("x".repeat(119) + "🙂🙂"), "x".repeat(119) + "🙂");
+  assert.equal(closeReason("\ud800".repeat(99)), "\ud800".repeat(41)); // a lone one goes as U+FFFD: three bytes
+});
+
+test("isSendableCloseCode() follows RFC 6455 section 7.4", () => {
+  const sendable = Array.from({ length: 5100 }, (_, code) => code).filter(isSendableCloseCode);
+  const from = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  assert.deepEqual(sendable, [...from(1000, 1003), ...from(1007, 1014), ...from(3000, 4999)]);
+});
+
+test("the limits of a message leave room for a frame around the largest padding", () => {
+  assert.deepEqual([MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES], [65_536, 60_000]);
+});
+
+test("decode() tells a structure's kind only, and shortens what is long", () => {
+  const cases: [value: string, shown: string][] = [
+    ["[".repeat(30_000) + "]".repeat(30_000), "an array"],
+    ['{"a":'.repeat(9000) + "1" + "}".repeat(9000), "an object"],
+    ["1e999", "Infinity"],
+    ["1".repeat(60_000), "Infinity"],
+    ["null", "null"],
+    ["true", "true"],
+    [JSON.stringify("x".repeat(38)), `"${"x".repeat(38)}"`],
+    [JSON.stringify("x".repeat(39)), `"${"x".repeat(39)}…`],
+    [JSON.stringify("\n".repeat(60_000)), `"${"\\n".repeat(19)}\\…`],
+  ];
+  for (const [value, shown] of cases) {
+    const message =
+      `Cannot decode frame: 'type' must be one of HELLO, DATA, SHUTDOWN, ACK, CLOSE: current value is ${shown}`;
+    assert.throws(() => decode(`{"type":${value}}`), { name: "SyntaxError", message });
+  }
+  assert.throws(() => decode("[".repeat(MAX_MESSAGE_BYTES)), /^SyntaxError: Cannot decode frame: must be JSON: .*\[…$/);
+});
+
+// ---- Whatever a peer sends
+
+/** A frame, or what was one, as a hostile or broken peer may send it. */
+function hostileText(random: (below: number) => number): string {
+  const pick = <T>(...values: T[]): T => values[random(values.length)]!;
+  const depth = () => random(20) === 0 ? 10_000 : pick(1, 10, 100);
+  const odd = (): string => {
+    const levels = depth();
+    return pick(
+      () => "[".repeat(levels) + "]".repeat(levels),
+      () => '{"a":'.repeat(levels) + "0" + "}".repeat(levels),
+      () => pick("-1", "0", "1.5", "1e400", "-1e400", "9007199254740993", "1".repeat(levels), "null", "true"),
+      () => `"${pick("x", "\ud800", "\udfff", "🙂", "\\u0000", "\\ud83d", "\u009b").repeat(random(levels))}"`,
+      () => '{"__proto__":{"type":"DATA"}}',
+      () => JSON.stringify(AT),
+    )();
+  };
+  const frame = FRAMES[random(FRAMES.length)]!;
+  const fields = Object.entries(frame).map(([name, value]): [string, string] => [name, JSON.stringify(value)]);
+  for (let left = random(3); left > 0; left--) {
+    const field = random(fields.length);
+    pick(
+      () => void (fields[field]![1] = odd()),
+      () => void fields.push([fields[field]![0], odd()]),
+      () => void fields.splice(field, 1, ["__proto__", odd()]),
+      () => void fields.push([pick("toString", "constructor", "", "type"), odd()]),
+    )();
+  }
+  const text = `{${fields.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join()}}`;
+  return pick(
+    () => text,
+    () => text,
+    () => text,
+    () => text.slice(0, random(text.length)),
+    odd,
+    () => text + text[0],
+  )();
+}
+
+test("nothing that a peer sends throws anything but a SyntaxError of bounded length", () => {
+  const times = Number(process.env["FUZZ_FRAMES"] ?? 20_000);
+  const startedAt = performance.now();
+  const outcomes = { taken: 0, refused: 0 };
+  let ledger = new Ledger("ws://a/ws", "v1", 2000);
+  for (let seed = 1; seed <= times; seed++) {
+    const text = hostileText(randomFrom(seed)).slice(0, MAX_MESSAGE_BYTES);
+    try {
+      const frame = decode(text);
+      outcomes.taken++;
+      observe(ledger, frame, seed);
+    } catch (error) {
+      assert.ok(error instanceof SyntaxError, `seed ${seed}: ${error}`);
+      assert.ok(error.message.length <= 300, `seed ${seed}: ${error.message}`);
+      assert.ok(Buffer.byteLength(closeReason(error.message)) <= 123, `seed ${seed}`);
+      outcomes.refused++;
+      if (seed % 10 === 0) ledger = new Ledger("ws://a/ws", "v1", 2000);
+    }
+    assert.ok(Buffer.byteLength(closeReason(text)) <= 123, `seed ${seed}`);
+    assert.equal(printable(text).length, text.length);
+    assert.equal(JSON.parse(toJson(text)), text, `seed ${seed}`);
+  }
+  assert.ok(Math.min(outcomes.taken, outcomes.refused) > times / 10, JSON.stringify(outcomes));
+  const eachMs = (performance.now() - startedAt) / times;
+  assert.ok(eachMs < 5, `${eachMs} ms for each`);
 });
