@@ -11,8 +11,14 @@
  */
 import { Buffer } from "node:buffer";
 import { createHash, randomInt, randomUUID, timingSafeEqual } from "node:crypto";
-import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
-import { createServer as createTlsServer, type Server } from "node:https";
+import {
+  createServer,
+  type IncomingMessage,
+  type Server as HttpServer,
+  type ServerResponse,
+  STATUS_CODES,
+} from "node:http";
+import { createServer as createTlsServer, type Server as HttpsServer } from "node:https";
 import type { Socket } from "node:net";
 import { hostname } from "node:os";
 import process from "node:process";
@@ -21,30 +27,83 @@ import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } fro
 // deno-fmt-ignore
 import {
   byLabel, checkCertificates, checkPair, closeCode, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
-  followFiles, type Frame, grouped, integer, listen, LOG_FORMAT, MAX_MESSAGE_BYTES,
+  followFiles, type Frame, grouped, integer, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES,
   MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
   SUBPROTOCOL, timestamp, UserError, type Values,
 } from "./protocol.ts";
 
-/** Promises that the server breaks on demand, so that the judge can be tested and a failure be seen. */
-export const FAULTS = [
-  "none",
-  "ignore-sigterm",
-  "exit-at-sigterm",
-  "crash",
-  "stall",
-  "skip-notice",
-  "exit-mid-drain",
-  "slow-drain",
-  "drop-data",
-  "duplicate-data",
-  "reorder-data",
-  "lose-upstream",
-  "skip-farewell",
-  "terminate",
-  "reset",
-  "no-status",
-] as const;
+/** What the server does at each step that a fault can spoil; this is how it is done without one. */
+const HONEST = {
+  /** Whether a signal begins the drain. */
+  heeds: (_signal: NodeJS.Signals): boolean => true,
+  /** When the first of all sessions has opened. */
+  firstOpened: (): void => {},
+  /** Whether sessions are told at all, or fall silent. */
+  answersSignal: true,
+  hasDeadline: true,
+  leastRemaining: 0,
+  remainingIntervalMs: (asked: number): number => asked,
+  /** Whether SHUTDOWN goes out; only to who has been told is there an ACK to wait for. */
+  givesNotice: true,
+  /** Whether the `nth` of the remaining messages may go out. */
+  goesOn: (_nth: number): boolean => true,
+  sendRemaining: (session: Session, seq: number, _nth: number): void => session.sendData(seq),
+  /** After each round of remaining messages. */
+  afterRound: (_sessions: ReadonlySet<Session>): void => {},
+  /** What CLOSE says was received. */
+  receivedAtClose: (received: number): number => received,
+  saysClose: true,
+  end: (session: Session): void => session.close(),
+};
+type Conduct = typeof HONEST;
+
+/** Promises that the server breaks on demand, so that the judge can be tested and a failure be seen: what each does else. */
+const CONDUCTS = {
+  "none": {},
+  "ignore-sigterm": { heeds: (signal) => signal !== "SIGTERM" },
+  "exit-at-sigterm": { heeds: () => process.exit(0) },
+  "crash": { firstOpened: () => void setTimeout(() => process.abort(), 3000) },
+  "stall": { answersSignal: false },
+  "skip-notice": { givesNotice: false },
+  "exit-mid-drain": {
+    leastRemaining: 2,
+    goesOn: (nth) => nth === 1,
+    // Once every session has had its first: each is cut in the middle of its drain.
+    afterRound: (sessions) => {
+      for (const session of sessions) if (session.isUntouched) return;
+      setImmediate(() => process.exit(0));
+    },
+  },
+  // Longer than any grace period.
+  "slow-drain": { leastRemaining: 1, remainingIntervalMs: () => 3_600_000, hasDeadline: false },
+  "drop-data": { leastRemaining: 2, sendRemaining: (session, seq, nth) => void (nth !== 1 && session.sendData(seq)) },
+  "duplicate-data": {
+    leastRemaining: 2,
+    sendRemaining: (session, seq, nth) => {
+      session.sendData(seq);
+      if (nth === 1) session.sendData(seq);
+    },
+  },
+  "reorder-data": {
+    leastRemaining: 2,
+    sendRemaining: (session, seq, nth) => session.sendData(nth === 1 ? seq + 1 : nth === 2 ? seq - 1 : seq),
+  },
+  "lose-upstream": { receivedAtClose: (received) => Math.max(0, received - 1) },
+  "skip-farewell": { saysClose: false },
+  "terminate": { end: (session) => session.cut("fault") },
+  "reset": { end: (session) => session.closeAndReset() },
+  "no-status": { end: (session) => session.closeWithoutCode() },
+} satisfies Record<string, { [Step in keyof Conduct]?: Conduct[Step] }>;
+
+type Fault = keyof typeof CONDUCTS;
+
+/** The faults by name; `none` is the first. */
+export const FAULTS = Object.keys(CONDUCTS) as [Fault, ...Fault[]];
+
+/** How a server with this fault behaves: honestly, but for the steps that the fault replaces. */
+export function conductOf(fault: Fault): Conduct {
+  return { ...HONEST, ...CONDUCTS[fault] };
+}
 
 /** Every setting of the server; README's table and --help say the same. */
 export const SETTINGS = {
@@ -88,41 +147,8 @@ export const SETTINGS = {
   logFormat: LOG_FORMAT,
 };
 
-type Settings = Values<typeof SETTINGS>;
-
-/** The pace of fault `slow-drain`: longer than any grace period. */
-const SLOW_INTERVAL_MS = 3_600_000;
-
-/** What some faults need to be seen at all. */
-const LEAST_REMAINING: Partial<Record<(typeof FAULTS)[number], number>> = {
-  "exit-mid-drain": 2,
-  "slow-drain": 1,
-  "drop-data": 2,
-  "duplicate-data": 2,
-  "reorder-data": 2,
-};
-
-/** One WebSocket connection. Only what a session needs while it is idle: there are thousands. */
-interface Session {
-  id: string;
-  ws: WebSocket;
-  socket: Socket;
-  plain: boolean;
-  /** Highest `seq` that we sent, and that we received; and how many messages that were. */
-  sent: number;
-  received: number;
-  frames: number;
-  /** The client's ACK: the last `seq` that it sent here. */
-  ack: number | undefined;
-  /** `closing`: the farewell is said, the peer's close frame is awaited. `over`: refused or cut. */
-  state: "open" | "draining" | "closing" | "over";
-  /** Messages that SHUTDOWN announced, and those of them still to send. */
-  announced: number;
-  remaining: number;
-  missedPings: number;
-  production: NodeJS.Timeout | undefined;
-  heartbeat: NodeJS.Timeout | undefined;
-}
+/** What the table above says, converted. */
+export type Settings = Values<typeof SETTINGS>;
 
 async function main(): Promise<void> {
   const settings = readSettings(
@@ -146,571 +172,875 @@ async function main(): Promise<void> {
     throw new UserError("--tls-cert and --tls-key go together");
   }
   if (settings.tlsClientCa !== "" && settings.tlsCert === "") throw new UserError("--tls-client-ca needs --tls-cert");
-  await serve({ ...settings, name: settings.name || hostname() });
+  const server = new Server({ ...settings, name: settings.name || hostname() });
+  const onSignal = async (signal: NodeJS.Signals) => {
+    await server.onSignal(signal);
+    // Nothing is left then but, at worst, log lines that nobody reads.
+    if (server.phase === "closed") setTimeout(() => process.exit(), 1000).unref();
+  };
+  // A signal in the window before listen() must find its handler.
+  for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, (signal) => void onSignal(signal));
+  await server.start();
 }
 
-async function serve(settings: Settings): Promise<void> {
-  const { fault } = settings;
-  const remainingIntervalMs = fault === "slow-drain" ? SLOW_INTERVAL_MS : settings.remainingIntervalMs;
-  const instance = randomUUID();
-  const sessions = new Set<Session>();
-  const probes = new Set<WebSocket>();
-  const payload = settings.payloadBytes > 0 ? { payload: "x".repeat(settings.payloadBytes) } : {};
-  /** Changed by `shutDown` alone. */
-  let phase: "serving" | "draining" | "closed" = "serving";
-  let signalledAt = 0;
-  /** How many the drain began with: the last of them are as many as the first. */
-  let crowd = 0;
-  let allGone = (): void => {};
-  const tally = {
-    opened: 0,
-    probes: 0,
-    refused: { draining: 0, full: 0, unauthorized: 0, bad_request: 0 },
-    lastRefusedMs: 0,
-    drainsBegun: 0,
-    drained: 0,
-    terminated: 0,
-    closedByPeer: 0,
-    /** On sessions that have ended. */
-    sent: 0,
-    received: 0,
-    unconfirmed: 0,
-    gaps: 0,
-    repeats: 0,
-    unsent: 0,
-  };
+// ---- Session: one connection
 
-  const log = createLog(
-    "server",
-    settings.logFormat,
-    () => `${phase}, ${count(sessions.size, "session")} open`,
-    () => Math.max(sessions.size, crowd),
-  );
-  const options: ServerOptions & { closeTimeout: number } = {
-    noServer: true,
-    clientTracking: false,
-    perMessageDeflate: false, // buffers of its own for each session, for messages of 100 bytes
-    maxPayload: MAX_MESSAGE_BYTES,
-    closeTimeout: settings.closeTimeoutMs,
-    handleProtocols: (offered) => offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false,
-  };
-  const wss = new WebSocketServer(options);
-  const badVersion = "Sec-WebSocket-Version: 13, 8";
-  wss.on("wsClientError", (error, socket) => refuse(socket, "bad_request", 400, error.message, badVersion));
+/** Why a session ended without a closing handshake, or by the server's decision: label `how`, and who and what it was. */
+const ENDINGS = {
+  "ping-flood": "the server: the peer sends pings and leaves 60 pongs unread",
+  "silence": "the server: no answer to a ping within --silence-timeout",
+  "invalid-frame": "the server: invalid frame",
+  "drain-timeout": "the server: not drained within --drain-timeout",
+  "close-timeout": "the server: no close frame from the peer within --close-timeout",
+  "fault": "the server: --fault",
+  "no-close-frame": "the peer: FIN without a close frame",
+  "socket-error": "the network or the peer: socket error",
+} as const;
 
-  // Who connects and says nothing is let go within about ten seconds.
-  const patience = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
-  const isTls = settings.tlsCert !== "";
-  const tls = { minVersion: "TLSv1.2", requestCert: settings.tlsClientCa !== "" } as const;
-  const tlsServer = isTls ? createTlsServer({ ...patience, ...tls }, onRequest) : undefined;
-  const server = tlsServer ?? createServer(patience, onRequest);
-  server.on("upgrade", onUpgrade);
-  /** What TLS runs over, by the peer's port: a TLS socket cannot send a reset. */
-  const tcpSockets = new Map<number | undefined, Socket>();
-  if (isTls && fault === "reset") server.on("connection", (socket) => tcpSockets.set(socket.remotePort, socket));
-  server.on("tlsClientError", (error) => {
-    tally.refused.bad_request++;
-    log.each("upgrade-refused", () => [`TLS: ${error.message}`, { reason: error.message }]);
-  });
-  if (tlsServer !== undefined) followCertificate(tlsServer);
-  /** The token's digest; and the one before it, with its last moment. */
-  let token: Buffer | undefined;
-  let oldToken: { digest: Buffer; until: number } | undefined;
-  if (settings.tokenFile !== "") followToken();
-  const admin = createAdmin({
-    "/healthz": () => ({ status: 200, body: "ok\n" }),
-    "/readyz": () => phase === "serving" ? { status: 200, body: "ready\n" } : { status: 503, body: `${phase}\n` },
-    "/metrics": () => metrics?.route() ?? { status: 503, body: "starting\n" },
-  });
-  let metrics: Awaited<ReturnType<typeof createMetrics>> | undefined;
-  let observeDrain = (_ms: number): void => {};
+type Ending = keyof typeof ENDINGS;
 
-  // A signal in the window before listen() must find its handler.
-  process.on("SIGTERM", onSignal);
-  process.on("SIGINT", onSignal);
-  try {
-    const adminPort = await listen(admin, settings.adminPort, settings.host);
-    const port = await listen(server, settings.port, settings.host);
-    if (phase !== "serving") return release(); // it came in that window
-    const host = settings.host.includes(":") ? `[${settings.host}]` : settings.host || "localhost";
-    const where = `${settings.name} on ${isTls ? "wss" : "ws"}://${host}:${port}/ws, admin port ${adminPort}`;
-    const labels = { server: settings.name, instance, port, adminPort, fault };
-    log.line("listening", fault === "none" ? where : `${where}, fault ${fault}`, labels);
-    await exportMetrics();
-  } catch (error) {
-    release();
-    throw error;
+/** What all sessions of a server have in common: one object for thousands of them. */
+export interface Common {
+  settings: Settings;
+  conduct: Conduct;
+  log: Log;
+  tally: Tally;
+  /** What fills DATA up to --payload. */
+  padding: { payload?: string };
+  /** Name of the server's process, in HELLO. */
+  instance: string;
+  /** Called when a session is over, with its outcome; by then it is out of `sessions`. */
+  onEnded: (outcome: Outcome) => void;
+  sessions: Set<Session>;
+  /** Resets what a session runs over: a TLS socket cannot do that by itself. */
+  reset: (socket: Socket) => void;
+}
+
+const OWNER = Symbol("session");
+type Owned = WebSocket & { [OWNER]: Session };
+
+/** One WebSocket connection: sends, receives, counts, and drains. Small, for there are thousands: its listeners are shared. */
+export class Session {
+  readonly id = randomUUID();
+  readonly #common: Common;
+  readonly #ws: WebSocket;
+  readonly #socket: Socket;
+  /** Highest `seq` that we sent, and that we received; and how many messages that were. */
+  #sent = 0;
+  #received = 0;
+  #frames = 0;
+  /** The client's ACK: the last `seq` that it sent here. */
+  #ack: number | undefined;
+  /** `closing`: the farewell is said, the peer's close frame is awaited. `over`: refused or cut. */
+  #state: "open" | "draining" | "closing" | "over" = "open";
+  /** Messages that SHUTDOWN announced, and those of them still to send. */
+  #announced = 0;
+  #remaining = 0;
+  #missedPings = 0;
+  #ending: Ending | undefined;
+  #production: NodeJS.Timeout;
+  #heartbeat: NodeJS.Timeout;
+
+  constructor({ ws, socket, common }: { ws: WebSocket; socket: Socket; common: Common }) {
+    const { settings, log } = common;
+    this.#common = common;
+    this.#ws = ws;
+    this.#socket = socket;
+    (ws as Owned)[OWNER] = this;
+    ws.on("message", Session.#onMessage);
+    ws.on("ping", Session.#onPing);
+    ws.on("pong", Session.#onPong);
+    ws.on("error", Session.#onError);
+    ws.on("close", Session.#onClose);
+    log.each("session-opened", () => {
+      const dialect = this.#isPlain ? "plain" : "v1";
+      return [`${brief(this.id)} from ${socket.remoteAddress}, ${dialect}`, { session: this.id, dialect }];
+    });
+    this.#heartbeat = setInterval(Session.#checkPulse, settings.silenceTimeoutMs / 2, this);
+    if (!this.#isPlain) this.#send(encode(helloOf(common, this.id)));
+    this.#produce();
+    this.#production = setInterval(Session.#onTick, settings.intervalMs, this);
   }
 
-  // ---- What is renewed while it runs, and what is measured
+  /** Messages that this session has carried so far. */
+  get traffic(): { sent: number; received: number } {
+    return { sent: this.#sent, received: this.#frames };
+  }
 
-  function followCertificate(server: Server): void {
-    const { tlsCert, tlsKey, tlsClientCa } = settings;
-    const files = { "tls-cert": tlsCert, "tls-key": tlsKey, ...tlsClientCa && { "tls-client-ca": tlsClientCa } };
-    const use = ([cert, key, ca]: string[]) => {
-      checkPair(cert!, key!);
-      if (ca !== undefined) checkCertificates(ca);
-      server.setSecureContext({ ...tls, cert, key, ca });
-      log.line("tls-loaded", tlsCert, { file: tlsCert });
+  /** Whether its drain has not shown yet. */
+  get isUntouched(): boolean {
+    return this.#state === "open" || (this.#state === "draining" && this.#remaining === this.#announced);
+  }
+
+  /** How it ended: drained to the farewell, cut by the server, or left by the peer. */
+  get #outcome(): Outcome {
+    return this.#state === "closing" ? "drained" : this.#state === "over" ? "terminated" : "closed_by_peer";
+  }
+
+  get #isPlain(): boolean {
+    return this.#ws.protocol !== SUBPROTOCOL;
+  }
+
+  // ---- What comes in
+
+  static #onMessage(this: WebSocket, data: RawData, isBinary: boolean): void {
+    (this as Owned)[OWNER].#receive(data, isBinary);
+  }
+
+  /** ws itself terminates who sends pings and leaves the pongs unread: `maxPendingAutoPongs`. */
+  static #onPing(this: WebSocket): void {
+    if (this.readyState !== this.OPEN) (this as Owned)[OWNER].#noteFlood();
+  }
+
+  static #onPong(this: WebSocket): void {
+    (this as Owned)[OWNER].#missedPings = 0;
+  }
+
+  static #onError(this: WebSocket, error: Error): void {
+    const session = (this as Owned)[OWNER];
+    session.#noteInvalid(error.message);
+    session.#ending ??= "invalid-frame";
+  }
+
+  static #onClose(this: WebSocket, code: number): void {
+    (this as Owned)[OWNER].#conclude(code);
+  }
+
+  #receive(data: RawData, isBinary: boolean): void {
+    this.#missedPings = 0;
+    if (this.#state === "closing" || this.#state === "over") return; // CLOSE has given the final counts
+    if (this.#isPlain) return void (this.#frames = ++this.#received);
+    if (isBinary) return this.#reject(1003, "Cannot accept a binary message: frames are JSON text");
+    try {
+      this.#accept(decode(data.toString()));
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      return this.#reject(1007, error.message);
+    }
+    if (this.#state === "draining") this.#sayFarewell();
+  }
+
+  #accept(frame: Frame): void {
+    if (frame.type === "ACK") this.#ack = frame.lastSeq;
+    else if (frame.type === "DATA") this.#count(frame.seq);
+    else throw new SyntaxError(`Cannot accept ${frame.type} frame: only the server sends it`);
+  }
+
+  #count(seq: number): void {
+    this.#frames++;
+    if (seq <= this.#received) this.#common.tally.repeats++;
+    else if (this.#received > 0 && seq > this.#received + 1) this.#common.tally.gaps++;
+    this.#received = Math.max(this.#received, seq);
+  }
+
+  #reject(code: number, reason: string): void {
+    this.#noteInvalid(reason);
+    this.#stop("over");
+    this.#ending = "invalid-frame";
+    this.#ws.close(code, closeReason(reason));
+  }
+
+  #noteInvalid(reason: string): void {
+    this.#common.log.each("invalid-frame", () => [`${brief(this.id)}: ${reason}`, { session: this.id }, "warn"]);
+  }
+
+  #noteFlood(): void {
+    if (this.#state === "closing" || this.#state === "over") return;
+    this.#stop("over");
+    this.#ending ??= "ping-flood";
+  }
+
+  // ---- What goes out
+
+  #send(text: string): void {
+    this.#ws.send(Buffer.from(text), TEXT, this.#common.tally.onSent);
+  }
+
+  /** DATA with this number, as the client awaits it; faults choose others. */
+  sendData(seq: number): void {
+    this.#send(encode({ type: "DATA", seq, at: timestamp(), ack: this.#received, ...this.#common.padding }));
+  }
+
+  get #isFull(): boolean {
+    return this.#ws.bufferedAmount > this.#common.settings.maxBufferBytes;
+  }
+
+  static #onTick(session: Session): void {
+    session.#produce();
+  }
+
+  /** The regular message; a peer that does not read skips its turn, and no number is used. */
+  #produce(): void {
+    if (this.#isFull || this.#ws.readyState !== this.#ws.OPEN) return;
+    this.#sent++;
+    if (this.#isPlain) this.#send(`Business data: ${clock()}`);
+    else this.sendData(this.#sent);
+  }
+
+  /** Twice in a silence timeout: two pings without any sign of life are the end. */
+  static #checkPulse(session: Session): void {
+    if (session.#missedPings < 2) {
+      session.#missedPings++;
+      if (session.#ws.readyState === session.#ws.OPEN) session.#ws.ping(session.#common.tally.onSent);
+      return;
+    }
+    // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
+    setImmediate(() => {
+      if (session.#missedPings < 2) return;
+      const { id } = session;
+      session.#common.log.each(
+        "session-silent",
+        () => [`${brief(id)} answers no ping: terminated`, { session: id }, "warn"],
+      );
+      session.cut("silence");
+    });
+  }
+
+  // ---- Its drain, step by step
+
+  /** Tells that the end has begun, at most `budgetMs` from now; whether anything remains to be sent. */
+  announce(budgetMs: number): boolean {
+    if (this.#state !== "open") return false;
+    this.#state = "draining";
+    clearInterval(this.#production);
+    const { conduct, settings: { remaining: { least, most }, remainingIntervalMs } } = this.#common;
+    const remaining = Math.max(randomInt(least, most + 1), conduct.leastRemaining);
+    this.#announced = this.#remaining = remaining;
+    if (conduct.givesNotice) {
+      const lastSeq = this.#sent + remaining;
+      const intervalMs = conduct.remainingIntervalMs(remainingIntervalMs);
+      const reason = "server is shutting down";
+      const notice = { type: "SHUTDOWN", at: timestamp(), reason, remaining, lastSeq, intervalMs, budgetMs } as const;
+      this.#send(this.#isPlain ? "SHUTDOWN" : encode(notice));
+    }
+    if (remaining === 0) this.#sayFarewell();
+    return remaining > 0;
+  }
+
+  /** Sends one of the remaining messages; whether there are more. */
+  sendRemaining(): boolean {
+    if (this.#state !== "draining") return false;
+    const nth = this.#announced - this.#remaining + 1;
+    if (this.#isFull || !this.#common.conduct.goesOn(nth)) return true; // a slow reader gets its messages later
+    this.#remaining--;
+    // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
+    this.#socket.cork();
+    this.#sent++;
+    if (this.#isPlain) this.#send(`Final data: ${clock()} - ${nth}`);
+    else this.#common.conduct.sendRemaining(this, this.#sent, nth);
+    if (this.#remaining === 0) this.#sayFarewell();
+    this.#socket.uncork();
+    return this.#remaining > 0;
+  }
+
+  /** CLOSE and the close frame, once: when the last message is out and the client's last one is in. */
+  #sayFarewell(): void {
+    if (this.#remaining > 0) return;
+    const { conduct } = this.#common;
+    const awaitsAck = !this.#isPlain && conduct.givesNotice;
+    if (awaitsAck && (this.#ack === undefined || this.#received < this.#ack)) return; // #receive comes back here
+    this.#stop("closing");
+    const sent = this.#sent;
+    const received = this.#received = conduct.receivedAtClose(this.#received);
+    if (conduct.saysClose) {
+      this.#send(this.#isPlain ? "CLOSE" : encode({ type: "CLOSE", at: timestamp(), sent, received }));
+    }
+    conduct.end(this);
+  }
+
+  /** Sends the close frame; the peer's is awaited. */
+  close(): void {
+    this.#ws.close(this.#common.settings.closeCode, "server is shutting down");
+    this.#socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
+  }
+
+  /** A close frame without a code. */
+  closeWithoutCode(): void {
+    this.#ws.close();
+  }
+
+  /** A close frame, and a reset in the same breath. */
+  closeAndReset(): void {
+    this.#socket.uncork(); // what came before must be out by then
+    this.close();
+    this.#ending = "fault";
+    this.#common.reset(this.#socket);
+  }
+
+  /** Ends it without a close frame, and says why. */
+  cut(why: Ending): void {
+    this.#socket.uncork(); // what was said before is out by then
+    if (why !== "fault") this.#stop("over");
+    this.#ending = why;
+    this.#ws.terminate();
+  }
+
+  /** Cuts who has not drained in time, by name. */
+  cutAsStraggler(): void {
+    const state = `${this.#state}, ${this.#remaining} remaining, ACK ${this.#ack ?? "missing"}`;
+    const labels = { session: this.id, remaining: this.#remaining };
+    this.#common.log.line("session-cut", `${brief(this.id)} not drained in time: ${state}`, labels, "error");
+    this.cut("drain-timeout");
+  }
+
+  /** Neither sends nor reads any more, and stays open. */
+  fallSilent(): void {
+    this.#stop("over");
+    clearInterval(this.#heartbeat);
+    this.#ws.pause();
+  }
+
+  // ---- Its end
+
+  /** Nothing more is sent or counted. */
+  #stop(state: "closing" | "over"): void {
+    this.#state = state;
+    clearInterval(this.#production);
+  }
+
+  #conclude(code: number): void {
+    const { log, tally, sessions, onEnded } = this.#common;
+    const how = this.#ending ?? (code === 1006 ? this.#whoCut() : undefined);
+    const outcome = this.#outcome;
+    tally.ended(outcome, this.traffic, code);
+    this.#stop("over");
+    clearInterval(this.#heartbeat);
+    sessions.delete(this);
+    log.each("session-closed", () => {
+      const [id, sent, received] = [this.id, this.#sent, this.#received];
+      const by = how === undefined ? "" : `; ended by ${ENDINGS[how]}`;
+      return [`${brief(id)} with ${code}: sent ${sent}, received ${received}${by}`, {
+        session: id,
+        code,
+        how,
+        sent,
+        received,
+      }];
+    });
+    onEnded(outcome);
+  }
+
+  /** Who ended a connection that had no closing handshake. */
+  #whoCut(): Ending {
+    if (this.#socket.errored) return "socket-error";
+    return this.#state === "closing" && !this.#socket.readableEnded ? "close-timeout" : "no-close-frame";
+  }
+}
+
+const TEXT = { binary: false };
+
+function helloOf({ settings, instance }: Common, session: string): Frame {
+  return { type: "HELLO", server: settings.name, instance, session, intervalMs: settings.intervalMs };
+}
+
+// ---- Tally: what a server has counted
+
+type Outcome = "drained" | "closed_by_peer" | "terminated";
+type Reason = "draining" | "full" | "unauthorized" | "bad_request";
+
+/** What a server has counted, and says at the end and on /metrics. */
+export class Tally {
+  opened = 0;
+  probes = 0;
+  readonly refused: Record<Reason, number> = { draining: 0, full: 0, unauthorized: 0, bad_request: 0 };
+  /** When the last upgrade of a drain was refused, from the signal on. */
+  lastRefusedMs = 0;
+  readonly outcomes: Record<Outcome, number> = { drained: 0, closed_by_peer: 0, terminated: 0 };
+  /** On sessions that have ended. */
+  #sent = 0;
+  #received = 0;
+  /** Drained sessions whose peer did not answer the close frame. */
+  unconfirmed = 0;
+  /** In the clients' numbering. */
+  gaps = 0;
+  repeats = 0;
+  unsent = 0;
+
+  /** For every send: without a callback, ws drops what comes after close() in silence. */
+  readonly onSent = (error?: Error | null): void => {
+    if (error) this.unsent++;
+  };
+
+  ended(outcome: Outcome, { sent, received }: { sent: number; received: number }, code: number): void {
+    this.outcomes[outcome]++;
+    if (outcome === "drained" && code === 1006) this.unconfirmed++;
+    this.#sent += sent;
+    this.#received += received;
+  }
+
+  /** Messages of all sessions, those that are open included. */
+  messages(open: Iterable<Session>): { sent: number; received: number } {
+    const sum = { sent: this.#sent, received: this.#received };
+    for (const { traffic: { sent, received } } of open) {
+      [sum.sent, sum.received] = [sum.sent + sent, sum.received + received];
+    }
+    return sum;
+  }
+
+  /** How a drain of so many sessions went, as people read it. */
+  summary(total: number, seconds: string): string {
+    const { outcomes: { drained }, unconfirmed, refused, unsent, gaps, repeats } = this;
+    const late = duration(this.lastRefusedMs);
+    return [
+      `drained ${count(drained, "session")} in ${seconds} s`,
+      drained < total && `${grouped(total - drained)} left or cut before the end`,
+      unconfirmed > 0 && `${unconfirmed} unconfirmed`,
+      refused.draining > 0 && `${count(refused.draining, "new connection")} refused, the last at +${late}`,
+      unsent > 0 && `${count(unsent, "message")} unsent`,
+      gaps + repeats > 0 && `client sequence: ${count(gaps, "gap")}, ${count(repeats, "repeat")}`,
+    ].filter(Boolean).join(", ");
+  }
+}
+
+// ---- Drain: from the signal to the exit
+
+type Phase = "serving" | "draining" | "closed";
+
+/** The end of a server, and the phase it is in. */
+export class Drain {
+  readonly #common: Common;
+  readonly #release: () => void;
+  /** Changed by `#shutDown` alone. */
+  #phase: Phase = "serving";
+  #signalledAt = 0;
+  /** How many it began with: the last of them are as many as the first. */
+  #total = 0;
+  #onAllGone = (): void => {};
+
+  /** `release` lets go of all that is no session. */
+  constructor({ common, release }: { common: Common; release: () => void }) {
+    this.#common = common;
+    this.#release = release;
+  }
+
+  get phase(): Phase {
+    return this.#phase;
+  }
+
+  get total(): number {
+    return this.#total;
+  }
+
+  /** Since the signal. */
+  get elapsedMs(): number {
+    return performance.now() - this.#signalledAt;
+  }
+
+  /** Called when a session has ended. */
+  sessionEnded(): void {
+    if (this.#common.sessions.size === 0) this.#onAllGone();
+  }
+
+  /** A first signal drains, a second one exits; resolves when all is over. */
+  async onSignal(signal: NodeJS.Signals): Promise<void> {
+    const { conduct, log, sessions } = this.#common;
+    if (!conduct.heeds(signal)) return;
+    if (this.#phase === "serving") return await this.#shutDown(signal);
+    log.line("forced", `second signal, ${count(sessions.size, "session")} open: exit 1 at once`, {
+      sessions: sessions.size,
+    }, "error");
+    process.exit(1); // whoever asks twice does not want to wait
+  }
+
+  async #shutDown(signal: NodeJS.Signals): Promise<void> {
+    const { settings, conduct, log, sessions } = this.#common;
+    // 1. From here on /readyz and new upgrades answer 503; the listener stays open, because until the endpoint's
+    //    removal has reached every node, clients are still sent here, and a refusal with words beats a closed port.
+    this.#phase = "draining";
+    this.#signalledAt = performance.now();
+    this.#total = sessions.size;
+    const labels = { signal, sessions: this.#total };
+    log.line("shutdown-signal", `${signal}: draining ${count(this.#total, "session")}`, labels);
+    if (!conduct.answersSignal) return sessions.forEach((session) => session.fallSilent());
+
+    // 2. One timer bounds all that follows, and it is set before anything can take long.
+    const deadline = conduct.hasDeadline ? setTimeout(() => this.#cutStragglers(), settings.drainTimeoutMs) : undefined;
+
+    // 3. Every session drains by itself; the last one to go ends the wait.
+    if (this.#total > 0) {
+      const gone = new Promise<void>((resolve) => this.#onAllGone = resolve);
+      if (settings.spreadMs === 0) this.#drainTogether([...sessions], this.#signalledAt);
+      else for (const session of sessions) this.#drainLater(session);
+      await gone;
+    }
+    clearTimeout(deadline);
+
+    // 4. Nobody is left to be told anything: let go of both ports, and of connections that never said a word.
+    this.#phase = "closed";
+    this.#release();
+    this.#report();
+  }
+
+  #report(): void {
+    const { log, tally } = this.#common;
+    const { outcomes: { drained }, opened, probes, unconfirmed, refused, lastRefusedMs } = tally;
+    const seconds = (this.elapsedMs / 1000).toFixed(2);
+    log.end();
+    log.line("drain-complete", tally.summary(this.#total, seconds), {
+      sessions: this.#total,
+      seconds: Number(seconds),
+      drained,
+      opened,
+      probes,
+      unconfirmed,
+      refusedDraining: refused.draining,
+      lastRefusedMs,
+    }, drained < this.#total ? "warn" : "info");
+  }
+
+  #cutStragglers(): void {
+    process.exitCode = 1;
+    for (const session of this.#common.sessions) session.cutAsStraggler();
+  }
+
+  #drainLater(session: Session): void {
+    const delayMs = randomInt(this.#common.settings.spreadMs);
+    const startAt = this.#signalledAt + delayMs;
+    setTimeout(() => this.#drainTogether([session], startAt), delayMs).unref(); // the session may leave first
+  }
+
+  /** Drains sessions that start together, with one timer for all: thousands of timers and closures cost as much as the messages. */
+  #drainTogether(group: Session[], startAt: number): void {
+    const { settings, conduct, sessions } = this.#common;
+    const intervalMs = conduct.remainingIntervalMs(settings.remainingIntervalMs);
+    const budgetMs = () => Math.max(0, Math.round(settings.drainTimeoutMs - this.elapsedMs));
+    let draining = group.filter((session) => session.announce(budgetMs()));
+    // Due times count from the planned start: neither late timers nor the time to tell thousands of peers adds up.
+    let dueAt = startAt;
+    const waitForNext = (): void => {
+      dueAt += intervalMs;
+      // Sessions keep the process alive, not this timer: they may all leave before it fires.
+      if (draining.length > 0) setTimeout(sendNext, Math.max(0, dueAt - performance.now())).unref();
     };
-    followFiles(
-      files,
-      use,
-      (message) => log.line("tls-refused", `${message}: the old one stays`, { file: tlsCert }, "error"),
-    );
+    const sendNext = (): void => {
+      draining = draining.filter((session) => session.sendRemaining());
+      conduct.afterRound(sessions);
+      waitForNext();
+    };
+    waitForNext();
   }
+}
 
-  function followToken(): void {
-    const file = settings.tokenFile;
+// ---- Token: what a client must bring
+
+/** The token in a file, and for a while the one before it. */
+export class Token {
+  /** Digests are of one length, which is what a comparison in constant time needs. */
+  #digest: Buffer | undefined;
+  #old: { digest: Buffer; until: number } | undefined;
+
+  /** Follows the file; without one, everybody may come. */
+  constructor({ file, overlapMs, log }: { file: string; overlapMs: number; log: Log }) {
+    if (file === "") return;
     const use = ([text]: string[]) => {
       const digest = digestOf(parseToken(text!));
-      if (token !== undefined) oldToken = { digest: token, until: performance.now() + settings.tokenOverlapMs };
-      token = digest;
+      if (this.#digest !== undefined) this.#old = { digest: this.#digest, until: performance.now() + overlapMs };
+      this.#digest = digest;
       log.line("token-loaded", file, { file });
     };
     const refused = (message: string) => log.line("token-refused", `${message}: the old one stays`, { file }, "error");
     followFiles({ "token-file": file }, use, refused);
   }
 
-  async function exportMetrics(): Promise<void> {
-    metrics = await createMetrics("server");
-    metrics.gauge("sessions", "Open sessions", () => sessions.size);
-    metrics.gauge("draining", "1 from the signal on", () => phase === "serving" ? 0 : 1);
-    metrics.counter(
-      "sessions_total",
-      "Ended sessions by outcome",
-      ["outcome"],
-      () =>
-        byLabel("outcome", {
-          drained: tally.drained,
-          closed_by_peer: tally.closedByPeer,
-          terminated: tally.terminated,
-        }),
-    );
-    metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
-      const sum = { sent: tally.sent, received: tally.received };
-      for (const { sent, frames } of sessions) [sum.sent, sum.received] = [sum.sent + sent, sum.received + frames];
-      return byLabel("direction", sum);
-    });
-    metrics.counter(
-      "refused_upgrades_total",
-      "Refused upgrades by reason",
-      ["reason"],
-      () => byLabel("reason", tally.refused),
-    );
-    observeDrain = metrics.histogram("drain_seconds", "From the signal to the end of each drained session");
+  get isNeeded(): boolean {
+    return this.#digest !== undefined;
   }
 
-  // ---- Connections
-
-  function onRequest(_request: IncomingMessage, response: ServerResponse): void {
-    response.writeHead(426, { "content-type": "text/plain", connection: "close, upgrade", upgrade: "websocket" });
-    response.end("This port speaks WebSocket on /ws; health checks are on the admin port.\n");
-  }
-
-  function onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    socket.on("error", ignore);
-    if (request.url?.split("?")[0] !== "/ws") return refuse(socket, "bad_request", 404, "WebSocket is on /ws");
-    const { authorization, origin } = request.headers;
-    if (!isAuthorized(authorization)) {
-      return refuse(socket, "unauthorized", 401, "a token is needed", "WWW-Authenticate: Bearer");
-    }
-    if (!isAllowed(origin)) return refuse(socket, "unauthorized", 403, "this origin is not let in");
-    if (phase !== "serving") {
-      tally.lastRefusedMs = Math.round(performance.now() - signalledAt);
-      return refuse(socket, "draining", 503, `draining for ${duration(tally.lastRefusedMs)}`, "Retry-After: 1");
-    }
-    if (sessions.size + probes.size >= settings.maxSessions) {
-      return refuse(socket, "full", 503, "full", "Retry-After: 1");
-    }
-    wss.handleUpgrade(request, socket, head, (ws) => {
-      if (request.headers[PROBE_HEADER] === undefined) openSession(ws, request);
-      else openProbe(ws);
-    });
-  }
-
-  function isAuthorized(authorization = ""): boolean {
-    if (token === undefined) return true;
-    // Digests are of one length, which is what a comparison in constant time needs.
+  /** Whether this Authorization header opens the door. */
+  opens(authorization = ""): boolean {
+    if (this.#digest === undefined) return true;
     const digest = digestOf(/^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? "");
-    const isOld = oldToken !== undefined && performance.now() < oldToken.until &&
-      timingSafeEqual(digest, oldToken.digest);
-    return timingSafeEqual(digest, token) || isOld;
+    const isOld = this.#old !== undefined && performance.now() < this.#old.until &&
+      timingSafeEqual(digest, this.#old.digest);
+    return timingSafeEqual(digest, this.#digest) || isOld;
   }
+}
+
+// ---- Server: listeners, admission, admin port
+
+/** Why an upgrade is refused, and how that is said. */
+interface Refusal {
+  when: (request: IncomingMessage) => boolean;
+  kind: Reason;
+  status: number;
+  reason: string | (() => string);
+  header?: string;
+}
+
+/** Who connects and says nothing is let go within about ten seconds. */
+const PATIENCE = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
+
+/** The two ports, who is let in, and what is measured. */
+export class Server {
+  readonly #settings: Settings;
+  readonly #log: Log;
+  readonly #tally = new Tally();
+  readonly #sessions = new Set<Session>();
+  readonly #probes = new Set<WebSocket>();
+  readonly #token: Token;
+  readonly #common: Common;
+  readonly #drain: Drain;
+  readonly #wss: WebSocketServer;
+  readonly #listener: HttpServer;
+  readonly #admin: HttpServer;
+  /** What TLS runs over, by the peer's port. */
+  readonly #tcpSockets = new Map<number | undefined, Socket>();
+  #metrics: Awaited<ReturnType<typeof createMetrics>> | undefined;
+  #observeDrain = (_ms: number): void => {};
+
+  constructor(settings: Settings) {
+    const { fault, tokenFile, tokenOverlapMs } = settings;
+    this.#settings = settings;
+    this.#log = createLog(
+      "server",
+      settings.logFormat,
+      () => `${this.#drain.phase}, ${count(this.#sessions.size, "session")} open`,
+      () => Math.max(this.#sessions.size, this.#drain.total),
+    );
+    this.#common = {
+      settings,
+      conduct: conductOf(fault),
+      log: this.#log,
+      tally: this.#tally,
+      padding: settings.payloadBytes > 0 ? { payload: "x".repeat(settings.payloadBytes) } : {},
+      instance: randomUUID(),
+      sessions: this.#sessions,
+      onEnded: (outcome) => this.#onEnded(outcome),
+      reset: (socket) => this.#reset(socket),
+    };
+    this.#drain = new Drain({ common: this.#common, release: () => this.#release() });
+    this.#wss = this.#createWebSocketServer();
+    this.#listener = this.#createListener();
+    this.#token = new Token({ file: tokenFile, overlapMs: tokenOverlapMs, log: this.#log });
+    this.#admin = this.#createAdmin();
+  }
+
+  get phase(): Phase {
+    return this.#drain.phase;
+  }
+
+  /** A first signal drains, a second one exits; resolves when all is over. */
+  onSignal(signal: NodeJS.Signals): Promise<void> {
+    return this.#drain.onSignal(signal);
+  }
+
+  /** Listens on both ports and says which they are. Throws `UserError` where it cannot. */
+  async start(): Promise<{ port: number; adminPort: number }> {
+    const { name, host, port: askedPort, adminPort: askedAdminPort, tlsCert, fault } = this.#settings;
+    try {
+      const adminPort = await listen(this.#admin, askedAdminPort, host);
+      const port = await listen(this.#listener, askedPort, host);
+      if (this.#drain.phase !== "serving") { // the signal came in that window
+        this.#close();
+        return { port, adminPort };
+      }
+      const shown = host.includes(":") ? `[${host}]` : host || "localhost";
+      const where = `${name} on ${tlsCert === "" ? "ws" : "wss"}://${shown}:${port}/ws, admin port ${adminPort}`;
+      const labels = { server: name, instance: this.#common.instance, port, adminPort, fault };
+      this.#log.line("listening", fault === "none" ? where : `${where}, fault ${fault}`, labels);
+      await this.#exportMetrics();
+      return { port, adminPort };
+    } catch (error) {
+      this.#close();
+      throw error;
+    }
+  }
+
+  #createWebSocketServer(): WebSocketServer {
+    const options: ServerOptions & { closeTimeout: number } = {
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false, // buffers of its own for each session, for messages of 100 bytes
+      maxPayload: MAX_MESSAGE_BYTES,
+      closeTimeout: this.#settings.closeTimeoutMs,
+      handleProtocols: (offered) => offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false,
+    };
+    const wss = new WebSocketServer(options);
+    wss.on("wsClientError", (error, socket) => {
+      this.#refuse(socket, "bad_request", 400, error.message, "Sec-WebSocket-Version: 13, 8");
+    });
+    return wss;
+  }
+
+  #createListener(): HttpServer {
+    const { tlsCert, tlsClientCa, fault } = this.#settings;
+    const tls = { minVersion: "TLSv1.2", requestCert: tlsClientCa !== "" } as const;
+    const tlsServer = tlsCert === "" ? undefined : createTlsServer({ ...PATIENCE, ...tls }, onRequest);
+    const listener = tlsServer ?? createServer(PATIENCE, onRequest);
+    listener.on("upgrade", (request, socket, head) => this.#onUpgrade(request, socket, head));
+    if (tlsServer === undefined) return listener;
+    if (fault === "reset") tlsServer.on("connection", (socket) => this.#tcpSockets.set(socket.remotePort, socket));
+    tlsServer.on("tlsClientError", (error) => {
+      this.#tally.refused.bad_request++;
+      this.#log.each("upgrade-refused", () => [`TLS: ${error.message}`, { reason: error.message }]);
+    });
+    this.#followCertificate(tlsServer, tls);
+    return listener;
+  }
+
+  #followCertificate(server: HttpsServer, tls: { minVersion: "TLSv1.2"; requestCert: boolean }): void {
+    const { tlsCert, tlsKey, tlsClientCa } = this.#settings;
+    const files = { "tls-cert": tlsCert, "tls-key": tlsKey, ...tlsClientCa && { "tls-client-ca": tlsClientCa } };
+    const use = ([cert, key, ca]: string[]) => {
+      checkPair(cert!, key!);
+      if (ca !== undefined) checkCertificates(ca);
+      server.setSecureContext({ ...tls, cert, key, ca });
+      this.#log.line("tls-loaded", tlsCert, { file: tlsCert });
+    };
+    const refused = (message: string) =>
+      this.#log.line("tls-refused", `${message}: the old one stays`, { file: tlsCert }, "error");
+    followFiles(files, use, refused);
+  }
+
+  #createAdmin(): HttpServer {
+    return createAdmin({
+      "/healthz": () => ({ status: 200, body: "ok\n" }),
+      "/readyz": () => {
+        const { phase } = this.#drain;
+        return phase === "serving" ? { status: 200, body: "ready\n" } : { status: 503, body: `${phase}\n` };
+      },
+      "/metrics": () => this.#metrics?.route() ?? { status: 503, body: "starting\n" },
+    });
+  }
+
+  async #exportMetrics(): Promise<void> {
+    const metrics = this.#metrics = await createMetrics("server");
+    const tally = this.#tally;
+    const messages = () => byLabel("direction", tally.messages(this.#sessions));
+    const outcomes = () => byLabel("outcome", tally.outcomes);
+    const refusals = () => byLabel("reason", tally.refused);
+    metrics.gauge("sessions", "Open sessions", () => this.#sessions.size);
+    metrics.gauge("draining", "1 from the signal on", () => this.#drain.phase === "serving" ? 0 : 1);
+    metrics.counter("sessions_total", "Ended sessions by outcome", ["outcome"], outcomes);
+    metrics.counter("messages_total", "Messages by direction", ["direction"], messages);
+    metrics.counter("refused_upgrades_total", "Refused upgrades by reason", ["reason"], refusals);
+    this.#observeDrain = metrics.histogram("drain_seconds", "From the signal to the end of each drained session");
+  }
+
+  // ---- Admission
+
+  /** Who is not let in, and why: the first that holds is told. */
+  readonly #refusals: readonly Refusal[] = [
+    {
+      when: ({ url }) => url?.split("?")[0] !== "/ws",
+      kind: "bad_request",
+      status: 404,
+      reason: "WebSocket is on /ws",
+    },
+    {
+      when: ({ headers }) => !this.#token.opens(headers.authorization),
+      kind: "unauthorized",
+      status: 401,
+      reason: "a token is needed",
+      header: "WWW-Authenticate: Bearer",
+    },
+    {
+      when: ({ headers }) => !this.#isAllowed(headers.origin),
+      kind: "unauthorized",
+      status: 403,
+      reason: "this origin is not let in",
+    },
+    {
+      when: () => this.#drain.phase !== "serving",
+      kind: "draining",
+      status: 503,
+      reason: () => `draining for ${duration(this.#tally.lastRefusedMs = Math.round(this.#drain.elapsedMs))}`,
+      header: "Retry-After: 1",
+    },
+    {
+      when: () => this.#sessions.size + this.#probes.size >= this.#settings.maxSessions,
+      kind: "full",
+      status: 503,
+      reason: "full",
+      header: "Retry-After: 1",
+    },
+  ];
 
   /** A browser does not ask before it opens a WebSocket, but says whose page it is. */
-  function isAllowed(origin: string | undefined): boolean {
-    const { allowOrigin } = settings;
+  #isAllowed(origin: string | undefined): boolean {
+    const { allowOrigin } = this.#settings;
     if (origin === undefined || allowOrigin.includes("*")) return true;
-    return allowOrigin.length > 0 ? allowOrigin.includes(origin) : token === undefined;
+    return allowOrigin.length > 0 ? allowOrigin.includes(origin) : !this.#token.isNeeded;
   }
 
-  function refuse(
-    socket: Duplex,
-    kind: keyof typeof tally.refused,
-    status: number,
-    reason: string,
-    ...headers: string[]
-  ): void {
-    tally.refused[kind]++;
-    log.each("upgrade-refused", () => [`${status}: ${reason}`, { status, reason }]);
+  #onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on("error", ignore);
+    const refusal = this.#refusals.find(({ when }) => when(request));
+    if (refusal !== undefined) {
+      const { kind, status, reason, header } = refusal;
+      return this.#refuse(socket, kind, status, typeof reason === "string" ? reason : reason(), header);
+    }
+    this.#wss.handleUpgrade(request, socket, head, (ws) => {
+      socket.off("error", ignore); // ws listens from here on
+      if (request.headers[PROBE_HEADER] === undefined) this.#openSession(ws, request.socket);
+      else this.#openProbe(ws);
+    });
+  }
+
+  #refuse(socket: Duplex, kind: Reason, status: number, reason: string, header?: string): void {
+    this.#tally.refused[kind]++;
+    this.#log.each("upgrade-refused", () => [`${status}: ${reason}`, { status, reason }]);
     const body = `${reason}\n`;
     const head = [
       `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
       "Connection: close",
       "Content-Type: text/plain",
       `Content-Length: ${Buffer.byteLength(body)}`,
-      ...headers,
+      ...header === undefined ? [] : [header],
     ];
     socket.once("finish", () => socket.destroy());
     socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
   }
 
+  #openSession(ws: WebSocket, socket: Socket): void {
+    this.#tally.opened++;
+    this.#sessions.add(new Session({ ws, socket, common: this.#common }));
+    if (this.#tally.opened === 1) this.#common.conduct.firstOpened();
+  }
+
   /** A probe only asks who is here: it is no session, is not drained, and has its own count. */
-  function openProbe(ws: WebSocket): void {
-    tally.probes++;
-    probes.add(ws);
-    const limit = setTimeout(() => ws.terminate(), settings.silenceTimeoutMs);
+  #openProbe(ws: WebSocket): void {
+    this.#tally.probes++;
+    this.#probes.add(ws);
+    const limit = setTimeout(() => ws.terminate(), this.#settings.silenceTimeoutMs);
     ws.on("error", ignore);
     ws.on("close", () => {
       clearTimeout(limit);
-      probes.delete(ws);
+      this.#probes.delete(ws);
     });
-    if (ws.protocol === SUBPROTOCOL) ws.send(encode(hello(randomUUID())), onSent);
+    if (ws.protocol === SUBPROTOCOL) ws.send(encode(helloOf(this.#common, randomUUID())), this.#tally.onSent);
   }
 
-  function openSession(ws: WebSocket, request: IncomingMessage): void {
-    const session: Session = {
-      id: randomUUID(),
-      ws,
-      socket: request.socket,
-      plain: ws.protocol !== SUBPROTOCOL,
-      sent: 0,
-      received: 0,
-      frames: 0,
-      ack: undefined,
-      state: "open",
-      announced: 0,
-      remaining: 0,
-      missedPings: 0,
-      production: undefined,
-      heartbeat: undefined,
-    };
-    sessions.add(session);
-    tally.opened++;
-    ws.on("message", (data, isBinary) => onMessage(session, data, isBinary));
-    ws.on("pong", () => session.missedPings = 0);
-    ws.on("error", (error) => noteInvalid(session, error.message));
-    ws.on("close", (code) => onClose(session, code));
-    const { remoteAddress } = request.socket;
-    const dialect = session.plain ? "plain" : "v1";
-    const { id } = session;
-    log.each("session-opened", () => [`${brief(id)} from ${remoteAddress}, ${dialect}`, { session: id, dialect }]);
-    session.heartbeat = setInterval(checkPulse, settings.silenceTimeoutMs / 2, session);
-    if (!session.plain) send(session, hello(session.id));
-    produce(session);
-    session.production = setInterval(produce, settings.intervalMs, session);
-    if (fault === "crash" && tally.opened === 1) setTimeout(() => process.abort(), 3000);
-  }
+  // ---- Ends
 
-  function hello(session: string): Frame {
-    return { type: "HELLO", server: settings.name, instance, session, intervalMs: settings.intervalMs };
-  }
-
-  function onMessage(session: Session, data: RawData, isBinary: boolean): void {
-    session.missedPings = 0;
-    if (session.state === "closing" || session.state === "over") return; // CLOSE has given the final counts
-    if (session.plain) return void (session.frames = ++session.received);
-    if (isBinary) return reject(session, 1003, "Cannot accept a binary message: frames are JSON text");
-    try {
-      const frame = decode(data.toString());
-      if (frame.type === "DATA") {
-        session.frames++;
-        if (frame.seq <= session.received) tally.repeats++;
-        else if (session.received > 0 && frame.seq > session.received + 1) tally.gaps++;
-        session.received = Math.max(session.received, frame.seq);
-      } else if (frame.type === "ACK") {
-        session.ack = frame.lastSeq;
-      } else {
-        throw new SyntaxError(`Cannot accept ${frame.type} frame: only the server sends it`);
-      }
-    } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-      return reject(session, 1007, error.message);
-    }
-    if (session.state === "draining") sayFarewell(session);
-  }
-
-  function reject(session: Session, code: number, reason: string): void {
-    noteInvalid(session, reason);
-    end(session, "over");
-    session.ws.close(code, closeReason(reason));
-  }
-
-  function noteInvalid({ id }: Session, reason: string): void {
-    log.each("invalid-frame", () => [`${brief(id)}: ${reason}`, { session: id }, "warn"]);
-  }
-
-  /** Nothing more is sent or counted on this session. */
-  function end(session: Session, state: "closing" | "over"): void {
-    session.state = state;
-    clearTimeout(session.production);
-  }
-
-  function onClose(session: Session, code: number): void {
-    if (session.state === "closing") {
-      tally.drained++;
-      if (code === 1006) tally.unconfirmed++;
-      observeDrain(performance.now() - signalledAt);
-    } else if (session.state === "over") tally.terminated++;
-    else tally.closedByPeer++;
-    tally.sent += session.sent;
-    tally.received += session.frames;
-    end(session, "over");
-    clearInterval(session.heartbeat);
-    sessions.delete(session);
-    const { id, sent, received } = session;
-    log.each("session-closed", () => [
-      `${brief(id)} with ${code}: sent ${sent}, received ${received}`,
-      { session: id, code, sent, received },
-    ]);
-    if (sessions.size === 0) allGone();
-  }
-
-  /** Twice in a silence timeout: two pings without any sign of life are the end. */
-  function checkPulse(session: Session): void {
-    if (session.missedPings < 2) {
-      session.missedPings++;
-      if (session.ws.readyState === session.ws.OPEN) session.ws.ping(onSent);
-      return;
-    }
-    // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
-    setImmediate(() => {
-      if (session.missedPings < 2) return;
-      const { id } = session;
-      log.each("session-silent", () => [`${brief(id)} answers no ping: terminated`, { session: id }, "warn"]);
-      end(session, "over");
-      session.ws.terminate();
-    });
-  }
-
-  // ---- Messages
-
-  function send(session: Session, frame: Frame | string): void {
-    session.ws.send(Buffer.from(typeof frame === "string" ? frame : encode(frame)), { binary: false }, onSent);
-  }
-
-  /** Without this callback, ws drops what comes after close() in silence. */
-  function onSent(error?: Error | null): void {
-    if (error) tally.unsent++;
-  }
-
-  function isFull(session: Session): boolean {
-    return session.ws.bufferedAmount > settings.maxBufferBytes;
-  }
-
-  /** The regular message; a peer that does not read skips its turn, and no number is used. */
-  function produce(session: Session): void {
-    if (isFull(session) || session.ws.readyState !== session.ws.OPEN) return;
-    session.sent++;
-    if (session.plain) send(session, `Business data: ${clock()}`);
-    else sendData(session, session.sent);
-  }
-
-  function sendData(session: Session, seq: number): void {
-    send(session, { type: "DATA", seq, at: timestamp(), ack: session.received, ...payload });
-  }
-
-  // ---- The drain
-
-  function onSignal(signal: NodeJS.Signals): void {
-    if (fault === "ignore-sigterm" && signal === "SIGTERM") return;
-    if (fault === "exit-at-sigterm") process.exit(0);
-    if (phase !== "serving") {
-      log.line("forced", `second signal, ${count(sessions.size, "session")} open: exit 1 at once`, {
-        sessions: sessions.size,
-      }, "error");
-      process.exit(1); // whoever asks twice does not want to wait
-    }
-    void shutDown(signal);
-  }
-
-  async function shutDown(signal: NodeJS.Signals): Promise<void> {
-    // 1. From here on /readyz and new upgrades answer 503; the listener stays open, because until the endpoint's
-    //    removal has reached every node, clients are still sent here, and a refusal with words beats a closed port.
-    phase = "draining";
-    signalledAt = performance.now();
-    const total = crowd = sessions.size;
-    log.line("shutdown-signal", `${signal}: draining ${count(total, "session")}`, { signal, sessions: total });
-
-    if (fault === "stall") return fallSilent();
-
-    // 2. One timer bounds all that follows, and it is set before anything can take long.
-    const deadline = fault === "slow-drain" ? undefined : setTimeout(cutStragglers, settings.drainTimeoutMs);
-
-    // 3. Every session drains by itself; the last one to go ends the wait.
-    if (total > 0) {
-      const gone = new Promise<void>((resolve) => allGone = resolve);
-      if (settings.spreadMs === 0) drainTogether([...sessions], signalledAt);
-      else for (const session of sessions) drainLater(session);
-      await gone;
-    }
-    clearTimeout(deadline);
-
-    // 4. Nobody is left to be told anything: let go of both ports, and of connections that never said a word.
-    phase = "closed";
-    for (const probe of probes) probe.terminate();
-    release();
-    const seconds = ((performance.now() - signalledAt) / 1000).toFixed(2);
-    const notes = [
-      tally.drained < total && `${grouped(total - tally.drained)} left or cut before the end`,
-      tally.unconfirmed > 0 && `${tally.unconfirmed} unconfirmed`,
-      tally.refused.draining > 0 &&
-      `${count(tally.refused.draining, "new connection")} refused, the last at +${duration(tally.lastRefusedMs)}`,
-      tally.unsent > 0 && `${count(tally.unsent, "message")} unsent`,
-      tally.gaps + tally.repeats > 0 &&
-      `client sequence: ${count(tally.gaps, "gap")}, ${count(tally.repeats, "repeat")}`,
-    ].filter(Boolean);
-    log.end();
-    log.line("drain-complete", [`drained ${count(tally.drained, "session")} in ${seconds} s`, ...notes].join(", "), {
-      sessions: total,
-      seconds: Number(seconds),
-      drained: tally.drained,
-      opened: tally.opened,
-      probes: tally.probes,
-      unconfirmed: tally.unconfirmed,
-      refusedDraining: tally.refused.draining,
-      lastRefusedMs: tally.lastRefusedMs,
-    }, tally.drained < total ? "warn" : "info");
-    setTimeout(() => process.exit(), 1000).unref(); // nothing is left but, at worst, log lines that nobody reads
-  }
-
-  function release(): void {
-    for (const listener of [server, admin]) {
-      listener.close();
-      listener.closeAllConnections();
-    }
-  }
-
-  function cutStragglers(): void {
-    process.exitCode = 1;
-    for (const session of sessions) {
-      const state = `${session.state}, ${session.remaining} remaining, ACK ${session.ack ?? "missing"}`;
-      log.line("session-cut", `${brief(session.id)} not drained in time: ${state}`, {
-        session: session.id,
-        remaining: session.remaining,
-      }, "error");
-      end(session, "over");
-      session.ws.terminate();
-    }
-  }
-
-  function fallSilent(): void {
-    for (const session of sessions) {
-      end(session, "over");
-      clearInterval(session.heartbeat);
-      session.ws.pause();
-    }
-  }
-
-  function drainLater(session: Session): void {
-    const delayMs = randomInt(settings.spreadMs);
-    setTimeout(() => drainTogether([session], signalledAt + delayMs), delayMs).unref(); // the session may leave first
-  }
-
-  /** Drains sessions that start together, with one timer for all: thousands of timers and closures cost as much as the messages. */
-  function drainTogether(group: Session[], startAt: number): void {
-    let draining = group.filter(announce);
-    // Due times count from the planned start: neither late timers nor the time to tell thousands of peers adds up.
-    let dueAt = startAt;
-    const waitForNext = (): void => {
-      dueAt += remainingIntervalMs;
-      // Sessions keep the process alive, not this timer: they may all leave before it fires.
-      if (draining.length > 0) setTimeout(sendNext, Math.max(0, dueAt - performance.now())).unref();
-    };
-    const sendNext = (): void => {
-      draining = draining.filter(sendRemaining);
-      waitForNext();
-    };
-    waitForNext();
-  }
-
-  /** Tells a session that the end has begun; whether anything remains to be sent. */
-  function announce(session: Session): boolean {
-    if (session.state !== "open") return false;
-    session.state = "draining";
-    clearInterval(session.production);
-    const { least, most } = settings.remaining;
-    const remaining = Math.max(randomInt(least, most + 1), LEAST_REMAINING[fault] ?? 0);
-    session.announced = session.remaining = remaining;
-    if (fault !== "skip-notice") {
-      send(
-        session,
-        session.plain ? "SHUTDOWN" : {
-          type: "SHUTDOWN",
-          at: timestamp(),
-          reason: "server is shutting down",
-          remaining,
-          lastSeq: session.sent + remaining,
-          intervalMs: remainingIntervalMs,
-          budgetMs: Math.max(0, Math.round(signalledAt + settings.drainTimeoutMs - performance.now())),
-        },
-      );
-    }
-    if (remaining === 0) sayFarewell(session);
-    return remaining > 0;
-  }
-
-  /** Sends one of the remaining messages; whether there are more. */
-  function sendRemaining(session: Session): boolean {
-    if (session.state !== "draining") return false;
-    if (isFull(session)) return true; // a slow reader gets its messages later
-    if (fault === "exit-mid-drain" && session.remaining < session.announced) return true;
-    const nth = session.announced - --session.remaining;
-    // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
-    session.socket.cork();
-    session.sent++;
-    if (session.plain) send(session, `Final data: ${clock()} - ${nth}`);
-    else sendRemainingData(session, session.sent, nth);
-    if (session.remaining === 0) sayFarewell(session);
-    session.socket.uncork();
-    // Once every session has had its first: each is cut in the middle of its drain.
-    if (fault === "exit-mid-drain" && ++tally.drainsBegun >= sessions.size) setImmediate(() => process.exit(0));
-    return session.remaining > 0;
-  }
-
-  function sendRemainingData(session: Session, seq: number, nth: number): void {
-    if (fault === "drop-data" && nth === 1) return;
-    if (fault === "reorder-data" && nth <= 2) return sendData(session, nth === 1 ? seq + 1 : seq - 1);
-    sendData(session, seq);
-    if (fault === "duplicate-data" && nth === 1) sendData(session, seq);
+  #onEnded(outcome: Outcome): void {
+    if (outcome === "drained") this.#observeDrain(this.#drain.elapsedMs);
+    this.#drain.sessionEnded();
   }
 
   /** In the same breath as what was written before; TLS hands that on a moment later. */
-  function resetTogether(socket: Socket): void {
-    const tcpSocket = tcpSockets.get(socket.remotePort);
+  #reset(socket: Socket): void {
+    const tcpSocket = this.#tcpSockets.get(socket.remotePort);
     if (tcpSocket === undefined) socket.resetAndDestroy();
     else setImmediate(() => tcpSocket.resetAndDestroy());
   }
 
-  /** CLOSE and the close frame, once: when the last message is out and the client's last one is in. */
-  function sayFarewell(session: Session): void {
-    if (session.remaining > 0) return;
-    const awaitsAck = !session.plain && fault !== "skip-notice";
-    if (awaitsAck && (session.ack === undefined || session.received < session.ack)) return; // onMessage comes back here
-    end(session, "closing");
-    if (fault === "lose-upstream") session.received = Math.max(0, session.received - 1);
-    if (fault !== "skip-farewell") {
-      const { sent, received } = session;
-      send(session, session.plain ? "CLOSE" : { type: "CLOSE", at: timestamp(), sent, received });
-    }
-    if (fault === "terminate" || fault === "reset") session.socket.uncork(); // what came before must be out by then
-    if (fault === "terminate") return session.ws.terminate();
-    if (fault === "no-status") return session.ws.close();
-    session.ws.close(settings.closeCode, "server is shutting down");
-    if (fault === "reset") resetTogether(session.socket);
-    session.socket.once("finish", destroy); // the peer has answered and our FIN is out: nothing more is to come
+  #release(): void {
+    for (const probe of this.#probes) probe.terminate();
+    this.#close();
   }
+
+  #close(): void {
+    for (const listener of [this.#listener, this.#admin]) {
+      listener.close();
+      listener.closeAllConnections();
+    }
+  }
+}
+
+function onRequest(_request: IncomingMessage, response: ServerResponse): void {
+  response.writeHead(426, { "content-type": "text/plain", connection: "close, upgrade", upgrade: "websocket" });
+  response.end("This port speaks WebSocket on /ws; health checks are on the admin port.\n");
 }
 
 function digestOf(token: string): Buffer {

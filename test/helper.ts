@@ -1,4 +1,5 @@
 /** What the tests share: real processes, real sockets, and waiting for lines and events instead of sleeping. */
+import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -161,6 +162,55 @@ export async function connect(t: TestContext, url: string, { protocol = SUBPROTO
 /** DATA as a well-behaved client sends it. */
 export function data(seq: number, ack = 0): Frame {
   return { type: "DATA", seq, at: new Date().toISOString(), ack };
+}
+
+/** A message that a hostile peer sends, drawn with `random` (0 to 1, as Math.random): text, bytes, or text in fragments. */
+export function hostileFrame(random: () => number): string | Buffer | string[] {
+  const pick = <T>(...values: readonly T[]): T => values[Math.floor(random() * values.length)]!;
+  const good = encode(data(1 + Math.floor(random() * 1e6)));
+  const depth = pick(1, 50, 5000, 10_000);
+  const nested = pick(
+    "[".repeat(depth) + "]".repeat(depth),
+    '{"a":'.repeat(depth) + "1" + "}".repeat(depth),
+    "[".repeat(depth),
+  );
+  const number = pick("1e999", "-1e999", "-0", "9007199254740993", "9".repeat(400), "1e-400", "0x10", "NaN", "00");
+  const field = pick("type", "seq", "at", "ack", "payload", "__proto__", "constructor", "toString");
+  const value = pick(
+    nested,
+    number,
+    '"\\ud800"',
+    '"\ud800"',
+    '{"__proto__":{"type":"DATA"}}',
+    "null",
+    "true",
+    '""',
+    '"DATA"',
+  );
+  const kinds: (() => string | Buffer | string[])[] = [
+    () => nested,
+    () => `{"${field}":${value}}`,
+    () => `${good.slice(0, -1)},"${field}":${value}}`, // a key that is there already
+    () => `{"${field}":${value},${good.slice(1)}`,
+    () => good.slice(0, Math.floor(random() * good.length)),
+    () => good.replace(/\d+/, number),
+    () => "\ud800\udfff\u0000\u2028\x1b[2J".repeat(1 + Math.floor(random() * 100)),
+    () => `{"type":"${"x".repeat(Math.floor(random() * 70_000))}"}`,
+    () => Buffer.from(Array.from({ length: Math.floor(random() * 200) }, () => Math.floor(random() * 256))),
+    () => good.split(/(?=[,:])/),
+    () => [`{"type":`, nested, "}"],
+  ];
+  return pick(...kinds)();
+}
+
+/** Numbers from 0 to 1 that are the same for the same seed (mulberry32). */
+export function seeded(seed: number): () => number {
+  return () => {
+    seed = seed + 0x6d2b79f5 | 0;
+    let mixed = Math.imul(seed ^ seed >>> 15, 1 | seed);
+    mixed = mixed + Math.imul(mixed ^ mixed >>> 7, 61 | mixed) ^ mixed;
+    return ((mixed ^ mixed >>> 14) >>> 0) / 2 ** 32;
+  };
 }
 
 /** A server whose every move the test decides: `onSession` gets each upgraded socket. Speaks no subprotocol with `plain`. */

@@ -3,12 +3,16 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect as connectTcp, createServer as createTcpServer } from "node:net";
 import process from "node:process";
 import { describe, it as test, type TestContext } from "node:test";
-import { encode, PROBE_HEADER, SUBPROTOCOL, VERSION } from "../protocol.ts";
-import { SETTINGS } from "../server.ts";
-import { connect, data, type Program, run, start, startServer } from "./helper.ts";
+import { WebSocket } from "ws";
+import { decode, encode, MAX_MESSAGE_BYTES, PROBE_HEADER, SUBPROTOCOL, VERSION } from "../protocol.ts";
+// deno-fmt-ignore
+import { type Common, conductOf, Drain, FAULTS, Server, Session, type Settings, SETTINGS, Tally, Token } from "../server.ts";
+// deno-fmt-ignore
+import { connect, data, hostileFrame, type Program, run, seeded, start, startPeer, startServer } from "./helper.ts";
 
 const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/;
 const SERVER = [process.execPath, "dist/server.js", "--port=0", "--admin-port=0"];
@@ -17,7 +21,8 @@ const QUIET = ["--interval=60000", "--remaining=1", "--remaining-interval=10"];
 const ACK = encode({ type: "ACK", lastSeq: 0 });
 
 /** Who waits in vain fails alone, in good time. */
-const it = (sentence: string, body: (t: TestContext) => Promise<void>) => test(sentence, { timeout: 60_000 }, body);
+const it = (sentence: string, body: (t: TestContext) => void | Promise<void>) =>
+  test(sentence, { timeout: 60_000 }, body);
 
 type Peer = Awaited<ReturnType<typeof connect>>;
 
@@ -635,3 +640,237 @@ describe("server", { concurrency: 2 }, () => {
     assert.equal((await peer.closed).code, 1001);
   });
 });
+
+/** What --help shows as defaults. */
+const DEFAULTS = Object.fromEntries(
+  Object.entries(SETTINGS).map(([name, { parse, fallback }]) => [name, parse(fallback)]),
+) as unknown as Settings;
+
+/** All that a session takes, with some settings of the test's own; `lines` is what was logged. */
+function makeCommon(settings: Partial<Settings>) {
+  const lines: string[] = [];
+  const line = (action: string, message: string) => void lines.push(`${action} ${message}`);
+  const log = { line, each: (action: string, say: () => [string, ...unknown[]]) => line(action, say()[0]), end() {} };
+  const ended: string[] = [];
+  const all = { ...DEFAULTS, name: "server-1", port: 0, adminPort: 0, intervalMs: 60_000, ...settings };
+  const common: Common = {
+    settings: all,
+    conduct: conductOf(all.fault),
+    log,
+    tally: new Tally(),
+    padding: {},
+    instance: "this-process",
+    sessions: new Set(),
+    onEnded: (outcome) => ended.push(outcome),
+    reset: (socket) => socket.resetAndDestroy(),
+  };
+  return { common, lines, ended };
+}
+
+/** One session alone, on a real socket, and its peer. */
+async function pair(t: TestContext, common: Common) {
+  const { url } = await startPeer(t, (ws, socket) => {
+    common.sessions.add(new Session({ ws, socket, common }));
+  });
+  const peer = await connect(t, url);
+  const [session] = common.sessions;
+  return { peer, session: session! };
+}
+
+describe("a session alone", () => {
+  it("greets, counts, tells, sends what remains, says farewell", async (t) => {
+    const { common, ended, lines } = makeCommon({ remaining: { least: 2, most: 2 } });
+    const { peer, session } = await pair(t, common);
+    await peer.frame("DATA");
+    peer.send(data(1));
+    await roundTrip(peer);
+    assert.deepEqual(session.traffic, { sent: 1, received: 1 });
+    assert.equal(session.announce(1000), true);
+    assert.equal(session.announce(1000), false, "only once");
+    const { lastSeq, budgetMs } = await peer.frame("SHUTDOWN");
+    assert.deepEqual({ lastSeq, budgetMs }, { lastSeq: 3, budgetMs: 1000 });
+    peer.send({ type: "ACK", lastSeq: 1 });
+    assert.deepEqual([session.isUntouched, session.sendRemaining(), session.isUntouched], [true, true, false]);
+    assert.equal(session.sendRemaining(), false);
+    assert.equal((await peer.closed).code, 1001);
+    while (ended.length === 0) await new Promise(setImmediate);
+    assert.deepEqual(typesOf(peer), ["HELLO", "DATA", "SHUTDOWN", "DATA", "DATA", "CLOSE"]);
+    assert.deepEqual([ended, common.sessions.size], [["drained"], 0]);
+    assert.match(lines.at(-1)!, /^session-closed \w{8} with 1001: sent 3, received 1$/);
+  });
+
+  it("does what its fault replaces, and nothing else", async (t) => {
+    const { common } = makeCommon({ fault: "reorder-data", remaining: { least: 3, most: 3 } });
+    const { peer, session } = await pair(t, common);
+    session.announce(1000);
+    peer.send(ACK);
+    while (session.sendRemaining());
+    await peer.closed;
+    assert.deepEqual(dataOf(peer).map(({ seq }) => seq), [1, 3, 2, 4]);
+  });
+});
+
+describe("faults", () => {
+  it("are steps that differ from the honest ones, each in its own way", () => {
+    const honest = conductOf("none");
+    const spoilt = FAULTS.map((fault) =>
+      Object.entries(conductOf(fault)).filter(([step, how]) => honest[step as "end"] !== how)
+    );
+    assert.deepEqual(spoilt.map((steps) => steps.length > 0), FAULTS.map((fault) => fault !== "none"));
+  });
+});
+
+describe("a drain alone", () => {
+  it("walks from the signal to the end of the last session, and lets go then", async (t) => {
+    const { common, lines } = makeCommon({ remaining: { least: 1, most: 1 }, remainingIntervalMs: 10 });
+    let released = 0;
+    const drain = new Drain({ common, release: () => released++ });
+    common.onEnded = () => drain.sessionEnded();
+    const { peer } = await pair(t, common);
+    assert.equal(drain.phase, "serving");
+    const over = drain.onSignal("SIGTERM");
+    assert.deepEqual([drain.phase, drain.total, released], ["draining", 1, 0]);
+    peer.send(ACK);
+    await over;
+    assert.deepEqual([drain.phase, released, (await peer.closed).code], ["closed", 1, 1001]);
+    assert.match(lines.at(-1)!, /^drain-complete drained 1 session in \d\.\d\d s$/);
+  });
+
+  it("heeds no SIGTERM with fault ignore-sigterm", async () => {
+    const drain = new Drain({ common: makeCommon({ fault: "ignore-sigterm" }).common, release: () => assert.fail() });
+    await drain.onSignal("SIGTERM");
+    assert.equal(drain.phase, "serving");
+  });
+});
+
+describe("a token alone", () => {
+  it("opens to its own bearer only, and to everybody where there is none", (t) => {
+    const folder = mkdtempSync("dist/token-");
+    t.after(() => rmSync(folder, { recursive: true }));
+    writeFileSync(`${folder}/token`, "right");
+    const { log } = makeCommon({}).common;
+    const token = new Token({ file: `${folder}/token`, overlapMs: 0, log });
+    assert.deepEqual(["Bearer right", "Bearer wrong", "right", undefined].map((said) => token.opens(said)), [
+      true,
+      false,
+      false,
+      false,
+    ]);
+    assert.equal(new Token({ file: "", overlapMs: 0, log }).opens(), true);
+  });
+});
+
+describe("a server alone", () => {
+  it("listens on free ports, greets, drains, lets go of both", async (t) => {
+    const server = new Server({ ...makeCommon({ remaining: { least: 0, most: 0 } }).common.settings, name: "alone" });
+    const { port, adminPort } = await server.start();
+    const peer = await join(t, `ws://127.0.0.1:${port}/ws`);
+    assert.equal((await peer.frame("HELLO")).server, "alone");
+    assert.equal(await status(`http://127.0.0.1:${adminPort}/readyz`), 200);
+    await server.onSignal("SIGTERM");
+    assert.deepEqual([server.phase, (await peer.closed).code], ["closed", 1001]);
+    await assert.rejects(once(talk(port).socket, "connect"), { code: "ECONNREFUSED" });
+  });
+});
+
+describe("whoever ends a session is named in the log:", { concurrency: 2 }, () => {
+  it("ws, which terminates a peer that floods it with pings and reads no pong", async (t) => {
+    const server = await startServer(t, "--interval=60000");
+    const peer = await upgradeByHand(t, server.port);
+    peer.socket.pause();
+    const ping = Buffer.concat([Buffer.from([0x89, 0x80 | 125, 0, 0, 0, 0]), Buffer.alloc(125)]);
+    const flood = Buffer.concat(Array(2000).fill(ping));
+    let isOver = false;
+    const line = server.line(/ session-closed /).finally(() => isOver = true);
+    while (!isOver) {
+      peer.socket.write(flood);
+      await new Promise(setImmediate);
+    }
+    assert.match(await line, /with 1006: .*; ended by the server: the peer sends pings and leaves 60 pongs unread$/);
+  });
+
+  it("the peer, whose FIN comes without a close frame", async (t) => {
+    const server = await startServer(t);
+    (await upgradeByHand(t, server.port)).socket.end();
+    assert.match(await server.line(/ session-closed /), /with 1006: .*; ended by the peer: FIN without a close frame$/);
+  });
+
+  it("the network or the peer, by a reset", async (t) => {
+    const server = await startServer(t);
+    (await upgradeByHand(t, server.port)).socket.resetAndDestroy();
+    assert.match(
+      await server.line(/ session-closed /),
+      /with 1006: .*; ended by the network or the peer: socket error$/,
+    );
+  });
+
+  const limits: [flag: string, header: string, signals: boolean, why: RegExp][] = [
+    ["--silence-timeout=300", "", false, /no answer to a ping within --silence-timeout$/],
+    ["--close-timeout=300", "", true, /no close frame from the peer within --close-timeout$/],
+    ["--drain-timeout=400", `Sec-WebSocket-Protocol: ${SUBPROTOCOL}\r\n`, true, /not drained within --drain-timeout$/],
+  ];
+  for (const [flag, header, signals, why] of limits) {
+    it(`the server, by ${flag}`, async (t) => {
+      const server = await startServer(t, ...QUIET, flag);
+      await upgradeByHand(t, server.port, header);
+      if (signals) signal(server);
+      const line = await server.line(/ session-closed /);
+      assert.match(line, /with 1006: .*; ended by the server: /);
+      assert.match(line, why);
+    });
+  }
+});
+
+/** HOSTILE_FRAMES=1000000 for the long run. */
+const HOSTILE_FRAMES = Number(process.env["HOSTILE_FRAMES"] ?? 2000);
+
+test(`server survives ${HOSTILE_FRAMES} hostile messages, refuses them by their codes, and serves another session`, {
+  timeout: 60_000 + HOSTILE_FRAMES * 20,
+}, async (t) => {
+  const server = await startServer(t, "--interval=20", "--remaining=1");
+  const other = await join(t, server.url);
+  const random = seeded(9);
+  const codes: Record<number, number> = {};
+  for (let sent = 0; sent < HOSTILE_FRAMES;) {
+    // Several at a time: each session takes what it accepts and ends at what it does not.
+    const said = Array.from({ length: 20 }, () => hostileFrame(random));
+    sent += said.length;
+    const ends = said.map(async (message) => {
+      const ws = new WebSocket(server.url, [SUBPROTOCOL], { perMessageDeflate: false });
+      ws.on("error", () => {}); // its end tells
+      await once(ws, "open");
+      const closed = once(ws, "close");
+      if (Array.isArray(message)) {
+        message.forEach((part, index) => ws.send(part, { fin: index === message.length - 1 }));
+      } else ws.send(message);
+      ws.close(1000);
+      const [code] = await closed;
+      const bytes = Array.isArray(message) ? Buffer.byteLength(message.join("")) : Buffer.byteLength(message);
+      const expected = bytes > MAX_MESSAGE_BYTES
+        ? 1009
+        : Buffer.isBuffer(message)
+        ? 1003
+        : isFrame(message)
+        ? 1000
+        : 1007;
+      assert.equal(code, expected, `${code} for ${String(message).slice(0, 200)}`);
+      codes[code] = (codes[code] ?? 0) + 1;
+    });
+    await Promise.all(ends);
+  }
+  assert.deepEqual(Object.keys(codes), ["1000", "1003", "1007", "1009"], "every kind of end was there");
+  const last = dataOf(other).length;
+  await other.frame("DATA", ({ seq }) => seq === last + 3);
+  assertNoGap(other);
+  await assertExit(server, 0, signal(server), 100, 3000);
+});
+
+/** Whether a client may say that: JSON, and DATA or ACK as DESIGN describes them. */
+function isFrame(message: string | string[]): boolean {
+  try {
+    const { type } = decode(Array.isArray(message) ? message.join("") : Buffer.from(message).toString());
+    return type === "DATA" || type === "ACK";
+  } catch {
+    return false; // also where this very decode is not up to it
+  }
+}
