@@ -1175,6 +1175,7 @@ Exit 0: shown, or the second is not worse; 1: it is worse by more than the toler
 `;
 
 /** Reads one result or two, and writes what was asked for. */
+// deno-lint-ignore require-await
 async function main() {
   const options = readOptions();
   if (options === undefined) return;
@@ -1274,7 +1275,7 @@ function readResult(file) {
 /**
  * What must be of which kind, so that a report of it can be made: a name of `typeof` (`?`: or null), fields, a list of
  * such, or a function of the value.
- * @typedef {string | { [field: string]: Shape } | [Shape] | ((value: unknown) => boolean)} Shape
+ * @typedef {string | { [field: string]: any } | [any] | ((value: unknown) => boolean)} Shape
  */
 /** @type {Shape} */
 const SPREAD = { p50Ms: "number?", p99Ms: "number?", maxMs: "number?" };
@@ -1295,7 +1296,7 @@ const isCauses = (value) =>
   Object.values(value).every((entry) => problemOf(entry, { count: "number", evidence: "string" }, "it") === undefined);
 /** @type {Shape} */
 const RESULT = {
-  verdict: (value) => value === "PASS" || value === "FAIL",
+  verdict: (/** @type {unknown} */ value) => value === "PASS" || value === "FAIL",
   summary: "string",
   version: "string",
   startedAt: "string",
@@ -1314,7 +1315,7 @@ const RESULT = {
   silence: SPREAD,
   failedDials: isCounts,
   probes: isCounts,
-  disruption: (value) =>
+  disruption: (/** @type {unknown} */ value) =>
     value === null || problemOf(value, { kind: "string", pod: "string?", atMs: "number" }, "it") === undefined,
   pods: [{ name: "string", preStopMs: "number", moments: [{ atMs: "number", kind: "string", text: "string" }] }],
   findings: [{ name: "string", text: "string" }],
@@ -1324,7 +1325,7 @@ const RESULT = {
     from: "string",
     to: "string?",
     dialect: "string",
-    verdict: (value) => ["graceful", "failed", "unfinished"].includes(String(value)),
+    verdict: (/** @type {unknown} */ value) => ["graceful", "failed", "unfinished"].includes(String(value)),
     symptom: "string?",
     cause: "string?",
     evidence: "string?",
@@ -1342,7 +1343,8 @@ const RESULT = {
     reordered: isRanges,
     upstreamLost: "number",
     failedDials: isCounts,
-    rules: (value) => problemOf(value, Object.fromEntries(RULES.map((rule) => [rule, "string"])), "it") === undefined,
+    rules: (/** @type {unknown} */ value) =>
+      problemOf(value, Object.fromEntries(RULES.map((rule) => [rule, "string"])), "it") === undefined,
   }],
 };
 
