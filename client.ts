@@ -9,18 +9,7 @@
  *
  * @module
  */
-import { createHash } from "node:crypto";
-import {
-  accessSync,
-  constants,
-  existsSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { accessSync, constants, readFileSync } from "node:fs";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { dirname } from "node:path";
@@ -31,14 +20,23 @@ import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
   type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
-  confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode, expectedRules,
+  confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode, 
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isMessage, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
-  milliseconds, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, percentile, type Pod,
-  podOf, PORT, printable, PROBE_HEADER, type Range, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES,
-  type Rule, RULES, run, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp,
+  milliseconds, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, type Pod,
+  podOf, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES,
+  RULES, run, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp,
   toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when,
 } from "./protocol.ts";
+// deno-fmt-ignore
+import {
+  headline, listed, more, pageData, render, renderPage, REPORTS, sample, securityHeaders, size, spread, writeReport,
+} from "./report.mjs";
+
+declare global {
+  /** Put there by build.mjs: a bundle carries the page of report.mjs as text. */
+  var REPORT_PAGE: string | undefined;
+}
 
 /** What `--disrupt` can do: nothing, look on, or end pods through the Kubernetes API. */
 export const DISRUPTIONS = ["none", "watch", "delete", "evict", "rollout", "scale-in", "force"] as const;
@@ -112,9 +110,6 @@ const OWN_FAILURES = ["descriptors"];
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
 const KEPT_ENDINGS = 100;
-/** Sessions that a picture shows one by one; handovers that it has in full. */
-const SHOWN_SESSIONS = 50;
-const SHOWN_HANDOVERS = 200;
 /** Browsers that may look on at a time, and how often they get news. */
 const MAX_VIEWERS = 8;
 const NEWS_INTERVAL_MS = 500;
@@ -188,28 +183,21 @@ async function main(): Promise<void> {
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
   kleur.enabled = false; // reports have no colour
   for (const file of settings.report) {
-    const text = REPORTS[endingOf(file)]!(result);
-    if (isStdout(file)) process.stdout.write(text);
-    else writeReport(file, text, result);
+    if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]!(result));
+    else tryReport(file, result);
   }
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
 }
 
-/** Writes all of a report or nothing of it; a failure stands in the result, above the verdict, and makes it exit 2. */
-function writeReport(file: string, text: string, { findings }: Result): void {
-  let beside: string | undefined;
+/** Writes a report; a failure stands in the result, above the verdict, and makes it exit 2. */
+function tryReport(file: string, result: Result): void {
   try {
-    const target = existsSync(file) ? realpathSync(file) : file;
-    if (existsSync(target) && !statSync(target).isFile()) return writeFileSync(target, text); // nothing stands beside a device
-    beside = `${target}.${process.pid}.tmp`;
-    writeFileSync(beside, text, { flag: "wx" });
-    renameSync(beside, target);
+    writeReport(file, result);
   } catch (error) {
-    if (beside !== undefined) rmSync(beside, { force: true });
-    const problem = `Cannot write --report: ${(error as Error).message}`;
-    process.stderr.write(`${problem}\n`);
-    findings.push({ name: "REPORT_NOT_WRITTEN", text: problem });
+    if (!(error instanceof UserError)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
     process.exitCode = 2;
   }
 }
@@ -2174,385 +2162,9 @@ function followAccess({ tlsCa, tlsCert, tlsKey, tokenFile }: Settings, log: Log)
   return access;
 }
 
-// ---- The result as text
-
-/** Pods whose timeline the text shows. */
-const SHOWN_PODS = 10;
-
-/** The result for people: what happened, each handover or the telling ones, what to do; the verdict is the last line. */
-export function render(result: Result): string {
-  const { handovers, messages, counts, reconnect, silence, failedDials, probes, settings: { expect } } = result;
-  const failed = handovers.filter(({ verdict }) => verdict === "failed");
-  // A few are shown each; of many, one of every symptom.
-  const shown = handovers.length <= 5
-    ? handovers
-    : failed.filter(({ symptom }, index) => failed.findIndex((other) => other.symptom === symptom) === index);
-  const dials = Object.entries(failedDials).map(([kind, number]) => `${kind} ×${number}`);
-  const probed = Object.entries(probes).filter(([kind, number]) => kind !== "lastOnEndingMs" && number);
-  const facts: [string, string | false][] = [
-    ["Disruption", result.disruption !== null && describe(result.disruption)],
-    ["Handovers", `${counts.graceful} graceful, ${counts.failed} failed` + more(counts.unfinished, "unfinished")],
-    [
-      "Messages",
-      `${grouped(messages.received)} received, ${grouped(messages.sent)} sent, ${messages.lost} lost` +
-      more(messages.duplicated, "duplicated") + more(messages.reordered, "reordered") +
-      more(messages.resent, "sent again"),
-    ],
-    ["Reconnect", percentiles(reconnect)],
-    ["Silence", percentiles(silence)],
-    ["Failed dials", dials.length > 0 && dials.join(", ")],
-    ["Probes", probed.length > 0 && probed.map(([kind, number]) => `${kind} ×${number}`).join(", ")],
-  ];
-  const paint = result.verdict === "PASS" ? kleur.green : kleur.red;
-  return [
-    "",
-    ...facts.flatMap(([name, text]) => text === false ? [] : [`${kleur.bold(name.padEnd(12))} ${text}`]),
-    ...shown.flatMap((handover) => renderHandover(handover, expectedRules(expect, handover.dialect))),
-    ...failed.length > shown.length
-      ? ["", `${count(failed.length - shown.length, "more failed handover")} like these`]
-      : [],
-    ...Object.entries(result.symptoms).flatMap(([name, entry]) => renderSymptom(name as Symptom, entry)),
-    ...result.pods.slice(0, SHOWN_PODS).flatMap((pod) => renderPod(pod, result)),
-    ...result.pods.length > SHOWN_PODS ? ["", `${count(result.pods.length - SHOWN_PODS, "more pod")}: see --json`] : [],
-    ...result.findings.map(({ name, text }) => `\n${kleur.yellow(name)}  ${text}`),
-    "",
-    paint(kleur.bold(result.summary)),
-    "",
-  ].join("\n");
-}
-
-function renderHandover(handover: Handover, expected: readonly Rule[]): string[] {
-  if (handover.verdict === "unfinished") return ["", printable(headline(handover))];
-  const { rules, noticeMs, remaining, code, reason, how, complaint, reconnectMs, chosenMs, forcedMs, silenceMs } =
-    handover;
-  const dials = Object.entries(handover.failedDials).map(([kind, number]) => `, ${kind} ×${number}`).join("");
-  const came = remaining === null
-    ? ""
-    : remaining.announced === null
-    ? `, ${count(remaining.received, "message")} after it`
-    : `, ${remaining.received} of ${remaining.announced} remaining messages came`;
-  const end = code === null ? "no close frame" : `close frame ${code}${reason && ` "${reason}"`}`;
-  const said: Record<Rule, string> = {
-    notice: noticeMs === null ? "no SHUTDOWN" : `SHUTDOWN ${duration(noticeMs)} before the end${came}`,
-    complete: `${count(handover.received, "message")}${renderDisorder(handover)}`,
-    farewell: renderFarewell(handover),
-    clean: complaint === null ? `${end}, ${HOW[how ?? "silence"]}` : `we gave it up: ${complaint}`,
-    moved: handover.to === null
-      ? `nowhere after ${duration(reconnectMs)}${dials}`
-      : `${duration(reconnectMs)} = ${duration(chosenMs)} chosen + ${duration(forcedMs)} forced${dials}` +
-        (silenceMs === null ? "" : `; silence ${duration(silenceMs)}`),
-  };
-  const marks = { pass: kleur.green("pass"), fail: kleur.red("FAIL"), "n/a": kleur.dim("n/a ") };
-  const mark = (rule: Rule) =>
-    rules[rule] === "fail" && !expected.includes(rule) ? kleur.dim("no  ") : marks[rules[rule]];
-  return [
-    "",
-    printable(headline(handover)),
-    ...RULES.map((rule) => `  ${rule.padEnd(9)} ${mark(rule)}  ${printable(said[rule])}`),
-    ...handover.cause === null ? [] : [printable(`  cause     ${handover.cause}: ${handover.evidence}`)],
-  ];
-}
-
-/** What happened to a pod and to its sessions, from its deletion (or its first exit) on. */
-export function timeline(pod: Pod, { handovers, disruption }: Result): { atMs: number; text: string }[] {
-  const zero = (when(pod, "deleted") ?? when(pod, "exit"))?.atMs ?? 0;
-  const own = handovers.filter((handover) => handover.pod === pod.name && (handover.endedMs ?? 0) >= zero - 1000);
-  const sessions = (what: string, times: (number | null)[]) => {
-    const known = times.filter((atMs) => atMs !== null).sort((a, b) => a - b);
-    if (known.length === 0) return [];
-    const lastMs = known.at(-1)! - zero;
-    const until = lastMs - (known[0]! - zero) > 100 ? `, the last at ${signed(lastMs)}` : "";
-    return [{ atMs: known[0]!, text: `${what}: ${count(known.length, "session")}${until}` }];
-  };
-  const noticed = own.filter(({ noticeMs }) => noticeMs !== null);
-  const toldMs = ({ endedMs, noticeMs }: Handover) => endedMs! - noticeMs!;
-  const deleted = when(pod, "deleted");
-  const sigterm = deleted === undefined || pod.forced ? [] : [{
-    atMs: deleted.atMs + pod.preStopMs,
-    text: pod.preStopMs > 0 ? `SIGTERM at the earliest: preStop.sleep is over` : "SIGTERM at the earliest",
-  }];
-  return [
-    ...disruption === null || disruption.pod !== pod.name ? [] : [{ atMs: disruption.atMs, text: disruption.kind }],
-    ...pod.moments,
-    ...sigterm,
-    ...sessions("SHUTDOWN", noticed.map(toldMs)),
-    ...sessions("CLOSE", noticed.map((handover) => handover.drainMs && toldMs(handover) + handover.drainMs)),
-    ...sessions("ended", own.map(({ endedMs }) => endedMs)),
-    ...sessions("reconnected", own.map(({ endedMs, reconnectMs, to }) => to === null ? null : endedMs! + reconnectMs)),
-  ].map(({ atMs, text }) => ({ atMs: atMs - zero, text })).sort((a, b) => a.atMs - b.atMs);
-}
-
-function renderPod(pod: Pod, result: Result): string[] {
-  return [
-    "",
-    kleur.bold(printable(pod.name)),
-    ...timeline(pod, result).map(({ atMs, text }) => printable(`  ${signed(atMs).padStart(8)}  ${text}`)),
-  ];
-}
-
-const signed = (ms: number): string => `${ms < 0 ? "-" : "+"}${duration(Math.abs(ms))}`;
-
-function describe({ kind, pod, atMs }: NonNullable<Result["disruption"]>): string {
-  return `${kind}${pod === null ? "" : ` of ${pod}`}, ${duration(atMs)} after the start`;
-}
-
-function renderDisorder({ dialect, lost, duplicated, reordered }: Handover): string {
-  if (dialect === "plain") return " without numbers";
-  const kinds = [["lost", lost], ["twice", duplicated], ["late", reordered]] as const;
-  const disorder = kinds.filter(([, list]) => list.length > 0).map(([kind, list]) => `, ${kind} seq ${ranges(list)}`);
-  return disorder.join("") || ", none lost, duplicated or late";
-}
-
-function renderFarewell({ close, drainMs, received, lastSent, rules }: Handover): string {
-  if (close === null) return drainMs === null ? "no CLOSE" : "CLOSE";
-  const said = `CLOSE counts ${close.sent} sent, up to seq ${close.received} received`;
-  return rules.farewell === "fail" ? `${said}; here ${received} came, up to seq ${lastSent} went` : said;
-}
-
-const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN", open: "still open when the run ended" };
-
-function headline({ slot, from, to, verdict, symptom }: Handover): string {
-  return `slot ${slot}: ${from} → ${to ?? "nowhere"}  ${symptom ?? verdict}`;
-}
-
-function renderSymptom(name: Symptom, { causes }: SymptomCount): string[] {
-  const [meaning, remedy] = REMEDIES[name];
-  const known = Object.entries(causes).map(([cause, { count, evidence }]) => {
-    const [what, fix] = CAUSES[cause as Cause];
-    return `  Cause: ${cause} ×${count}, ${evidence}\n    ${what} → ${fix}`;
-  });
-  const advice = typeof remedy === "string" ? [`  Fix: ${remedy}`] : known.length > 0 ? [] : [
-    "  Candidate causes, and what to do:",
-    ...remedy.map((cause) => `    ${cause.padEnd(18)} ${CAUSES[cause].join(" → ")}`),
-  ];
-  return ["", `${kleur.yellow(name)}  ${meaning}`, ...known, ...advice];
-}
-
-// ---- The result as a page, for CI systems, as JSON
-
-/** How a report is written, by the ending of its file. */
-const REPORTS: Record<string, (result: Result) => string> = {
-  json: (result) => `${toJson(result)}\n`,
-  html: renderPage,
-  xml: renderJunit,
-  md: renderMarkdown,
-};
-
-/** Put there by build.mjs: the bundle carries the page as text. */
-declare const REPORT_PAGE: string | undefined;
-
-/** The page that draws a result; without one it draws what `/events` tells. */
-export function renderPage(result?: Result): string {
-  const data = result === undefined ? "" : pageData(result);
-  return readPage().replace('id="result"></script>', () => `id="result">${data}</script>`);
-}
-
-function readPage(): string {
-  return typeof REPORT_PAGE === "string" ? REPORT_PAGE : readFileSync(new URL("report.html", import.meta.url), "utf8");
-}
-
-/** The page may run its own script, have its own style, and ask `/events`: nothing else, from nowhere else. */
-function securityHeaders(page: string): Record<string, string> {
-  const hashOf = (pattern: RegExp) =>
-    `'sha256-${createHash("sha256").update(pattern.exec(page)?.[1] ?? "").digest("base64")}'`;
-  const [script, style] = [hashOf(/<script>([^]*?)<\/script>/), hashOf(/<style>([^]*?)<\/style>/)];
-  const own = `script-src ${script}; style-src ${style}; connect-src 'self'; img-src data:`;
-  return {
-    "content-security-policy":
-      `default-src 'none'; ${own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`,
-    "x-content-type-options": "nosniff",
-  };
-}
-
-/** What of a handover the picture needs: one row of numbers for each, since there may be thousands. */
-const ROW_FIELDS = [
-  ...["slot", "from", "to", "openedMs", "endedMs", "lastDataMs", "noticeMs", "drainMs"],
-  ...["reconnectMs", "forcedMs", "silenceMs", "verdict", "symptom"],
-];
-
-/** The result as the page reads it: a few handovers in full, all as rows, and the advice; JSON that may stand in HTML. */
-export function pageData(result: Result, running = false): string {
-  const servers = new Map<string, number>();
-  const symptoms = new Map<string, number>();
-  const place = (names: Map<string, number>, name: string | null): number | null => {
-    if (name === null) return null;
-    if (!names.has(name)) names.set(name, names.size);
-    return names.get(name)!;
-  };
-  const verdicts = ["graceful", "failed", "unfinished"];
-  const values = result.handovers.map((handover) => [
-    handover.slot,
-    place(servers, handover.from),
-    place(servers, handover.to),
-    handover.openedMs,
-    handover.endedMs,
-    handover.lastDataMs,
-    handover.noticeMs,
-    handover.drainMs,
-    handover.reconnectMs,
-    handover.forcedMs,
-    handover.silenceMs,
-    verdicts.indexOf(handover.verdict),
-    place(symptoms, handover.symptom),
-  ]);
-  const failed = result.handovers.filter(({ verdict }) => verdict === "failed");
-  const others = result.handovers.filter(({ verdict }) => verdict !== "failed");
-  const data = {
-    ...result,
-    running,
-    handovers: [...failed, ...others].slice(0, SHOWN_HANDOVERS),
-    rows: { servers: [...servers.keys()], symptoms: [...symptoms.keys()], fields: ROW_FIELDS, values },
-    advice: { ...REMEDIES, ...CAUSES },
-  };
-  return toJson(data).replace(
-    /[<\u2028\u2029]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
-  );
-}
-
-/** Why a handover failed and what to do, in one line. */
-function advise({ symptom, cause, evidence }: Handover): string {
-  if (symptom === null) return "";
-  const [meaning, remedy] = REMEDIES[symptom];
-  const fix = cause !== null
-    ? CAUSES[cause][1]
-    : typeof remedy === "string"
-    ? remedy
-    : `it may be ${remedy.join(", ")}`;
-  return `${symptom}: ${meaning}${cause === null ? "" : `; cause ${cause}: ${evidence}`}. What to do: ${fix}`;
-}
-
-/** JUnit's XML, as Jenkins and GitLab read it: a test case for each handover, and one for the run. */
-export function renderJunit(result: Result): string {
-  const text = (value: string) =>
-    // deno-lint-ignore no-control-regex
-    value.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]/gu, "�")
-      .replace(/[<>&"'\t\n\r]/g, (character) => `&#${character.charCodeAt(0)};`);
-  const seconds = (ms: number) => (ms / 1000).toFixed(3);
-  const testCase = (className: string, name: string, ms: number, outcome: string) =>
-    `    <testcase classname="${text(className)}" name="${text(name)}" time="${seconds(ms)}">${outcome}</testcase>`;
-  const failure = (type: string, message: string, body: string) =>
-    `<failure type="${text(type)}" message="${text(message)}">${text(body)}</failure>`;
-  const runFailed = result.verdict === "FAIL" && result.counts.failed === 0;
-  const cases = result.handovers.map((handover) => {
-    const { slot, from, to, verdict, symptom, reconnectMs, dialect } = handover;
-    const rules = expectedRules(result.settings.expect, dialect).map((rule) => `${rule} ${handover.rules[rule]}`).join(
-      ", ",
-    );
-    const name = `slot ${slot}: ${from} to ${to ?? "nowhere"} (${rules})`;
-    const outcome = verdict === "unfinished"
-      ? `<skipped message="on its way when the run ended"/>`
-      : verdict === "failed"
-      ? failure(symptom!, advise(handover), renderHandover(handover, RULES).join("\n"))
-      : "";
-    return testCase(`handover.${from}`, name, reconnectMs, outcome);
-  });
-  cases.push(
-    testCase("run", "verdict", result.durationMs, runFailed ? failure("FAIL", result.summary, result.summary) : ""),
-  );
-  const failures = result.handovers.filter(({ verdict }) => verdict === "failed").length + (runFailed ? 1 : 0);
-  const skipped = result.handovers.filter(({ verdict }) => verdict === "unfinished").length;
-  const totals = `tests="${cases.length}" failures="${failures}" errors="0"`;
-  const time = `time="${seconds(result.durationMs)}"`;
-  return [
-    '<?xml version="1.0" encoding="UTF-8"?>',
-    `<testsuites name="graceful shutdown" ${totals} ${time}>`,
-    `  <testsuite name="handovers" ${totals} skipped="${skipped}" ${time} timestamp="${
-      result.startedAt.slice(0, 19)
-    }">`,
-    ...cases,
-    "  </testsuite>",
-    "</testsuites>",
-    "",
-  ].join("\n");
-}
-
-/** A summary for the page of a CI job: verdict, numbers, the telling handovers, and a timeline that Mermaid draws. */
-export function renderMarkdown(result: Result): string {
-  // In code spans nothing is markup but the back tick, and in a table the bar.
-  const code = (text: string) => `\`${printable(text).replace(/[`|]/g, "'")}\``;
-  const telling = [...result.handovers].sort((a, b) => Number(b.verdict === "failed") - Number(a.verdict === "failed"));
-  const shown = telling.slice(0, SHOWN_SESSIONS);
-  const rows = shown.map((handover) => {
-    const { slot, from, to, verdict, symptom, cause, reconnectMs, silenceMs } = handover;
-    const silence = silenceMs === null ? "" : duration(silenceMs);
-    return `| ${slot} | ${code(from)} | ${code(to ?? "nowhere")} | ${verdict} | ${symptom ?? ""} | ${cause ?? ""} | ` +
-      `${duration(reconnectMs)} | ${silence} |`;
-  });
-  const { messages, reconnect, silence } = result;
-  const advice = [...new Set(result.handovers.filter(({ verdict }) => verdict === "failed").map(advise))];
-  return [
-    `## ${result.verdict === "PASS" ? "✅" : "❌"} ${code(result.summary)}`,
-    "",
-    `${grouped(messages.received)} messages received, ${grouped(messages.sent)} sent, ${messages.lost} lost. ` +
-    `Reconnect ${percentiles(reconnect) || "n/a"}. Silence ${percentiles(silence) || "n/a"}.`,
-    ...advice.length > 0 ? ["", ...advice.slice(0, 10).map((line) => `- ${code(line)}`)] : [],
-    ...result.findings.length > 0 ? ["", ...result.findings.map(({ name, text }) => `- ${name}: ${code(text)}`)] : [],
-    ...rows.length > 0
-      ? [
-        "",
-        "| slot | from | to | verdict | symptom | cause | reconnect | silence |",
-        "|---|---|---|---|---|---|---|---|",
-        ...rows,
-      ]
-      : [],
-    ...telling.length > shown.length ? ["", `and ${grouped(telling.length - shown.length)} more`] : [],
-    ...rows.length > 0 ? ["", "```mermaid", ...renderGantt(shown.slice(0, 10)), "```"] : [],
-    "",
-  ].join("\n");
-}
-
-/** Where each of some sessions was, and its silence, as a Gantt chart in Mermaid's words. */
-function renderGantt(handovers: Handover[]): string[] {
-  const name = (text: string) => text.replace(/[^\w.-]/g, "-").slice(0, 60);
-  const ended = handovers.flatMap(({ endedMs }) => endedMs ?? []);
-  const startMs = Math.max(0, Math.round(Math.min(...ended) - 3000));
-  const untilMs = Math.round(
-    Math.max(...handovers.map(({ endedMs, reconnectMs }) => (endedMs ?? 0) + reconnectMs)) + 2000,
-  );
-  const bar = (text: string, kind: string, fromMs: number, toMs: number) =>
-    `    ${name(text)} :${kind}${Math.round(fromMs - startMs)}, ${Math.round(Math.max(toMs, fromMs + 1) - startMs)}`;
-  return [
-    "gantt",
-    "    dateFormat x",
-    "    axisFormat %S.%L",
-    ...handovers.flatMap(({ slot, from, to, openedMs, endedMs, noticeMs, reconnectMs }) => {
-      if (endedMs === null) return [];
-      const toldMs = endedMs - (noticeMs ?? 0);
-      const backMs = endedMs + reconnectMs;
-      return [
-        `    section slot ${slot}`,
-        bar(from, "", Math.max(startMs, Math.min(openedMs ?? 0, toldMs)), toldMs),
-        ...noticeMs === null ? [] : [bar("drain", "active, ", toldMs, endedMs)],
-        bar("away", "crit, ", endedMs, backMs),
-        ...to === null ? [] : [bar(to, "", backMs, untilMs)],
-      ];
-    }),
-  ];
-}
-
-/** As many as a picture shows, evenly taken from all. */
-const sample = <T>(all: T[]): T[] =>
-  all.filter((_, index) => all.length <= SHOWN_SESSIONS || index % Math.ceil(all.length / SHOWN_SESSIONS) === 0);
-const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((all, one) => all + one, 0);
-const size = (ranges: readonly Range[]): number => ranges.reduce((sum, [from, to]) => sum + to - from + 1, 0);
-const more = (number: number, what: string): string => number === 0 ? "" : `, ${grouped(number)} ${what}`;
-const listed = (names: string[]): string => names.slice(0, 3).join(", ") + (names.length > 3 ? ", …" : "");
-
-function ranges(list: readonly Range[]): string {
-  const names = list.slice(0, 5).map(([from, to]) => from === to ? `${from}` : `${from}-${to}`);
-  return names.join(", ") + (list.length > 5 ? ", …" : "");
-}
-
-function spread(numbers: number[]): Result["reconnect"] {
-  return { p50Ms: percentile(numbers, 50), p99Ms: percentile(numbers, 99), maxMs: percentile(numbers, 100) };
-}
-
-function percentiles({ p50Ms, p99Ms, maxMs }: Result["reconnect"]): string | false {
-  return maxMs !== null && `p50 ${duration(p50Ms!)}, p99 ${duration(p99Ms!)}, max ${duration(maxMs)}`;
-}
-
 // ---- Small things
+
+const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((all, one) => all + one, 0);
 
 /** How socket and resolver errors are counted; whatever is not here is `other`. */
 const DIAL_ERRORS: Record<string, string> = {

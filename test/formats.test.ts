@@ -1,8 +1,21 @@
 import assert from "node:assert/strict";
-import { readFileSync, rmSync } from "node:fs";
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
 import { test, type TestContext } from "node:test";
-import { renderJunit, renderMarkdown, type Result } from "../client.ts";
-import { startClient, startServer } from "./helper.ts";
+import type { Result } from "../client.ts";
+import { compare, render, renderJunit, renderMarkdown, writeReport } from "../report.mjs";
+import { run, startClient, startServer } from "./helper.ts";
 
 const HOSTILE = `<script>alert("1")</script>|\`&']]>\u0007\u202e`;
 
@@ -169,4 +182,193 @@ test("--report writes what its ending says, as often as it is given, without col
   assert.match(markdown!, /NO_CLOSE_FRAME/);
   // deno-lint-ignore no-control-regex
   for (const text of [json, html, xml, markdown]) assert.doesNotMatch(text!, /\x1b\[/);
+});
+
+// ---- node report.mjs
+
+/** Files of a test, in a folder that goes with it. */
+function filesOf(t: TestContext, contents: Record<string, unknown>) {
+  const folder = mkdtempSync(join(tmpdir(), "formats-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  for (const [name, content] of Object.entries(contents)) {
+    writeFileSync(join(folder, name), typeof content === "string" ? content : JSON.stringify(content));
+  }
+  return (name: string) => join(folder, name);
+}
+
+const report = (t: TestContext, ...flags: string[]) => run(t, [process.execPath, "report.mjs", ...flags]);
+
+/** The result with other reconnects. */
+const slower = (result: Result, ms: number): Result => ({
+  ...result,
+  reconnect: { p50Ms: 1000 + ms, p99Ms: 1000 + ms, maxMs: 1000 + ms },
+  silence: { p50Ms: 1000, p99Ms: 1000, maxMs: 1000 },
+});
+
+test("node report.mjs shows a result with its verdict last, and writes every -o", async (t) => {
+  const result = await resultOf(t, "none");
+  const file = filesOf(t, { "a.json": result });
+  const shown = await report(t, file("a.json"));
+  assert.deepEqual({ code: shown.code, stderr: shown.stderr }, { code: 0, stderr: "" });
+  assert.equal(shown.stdout.trimEnd().split("\n").at(-1), result.summary);
+  const outputs = ["json", "html", "xml", "md"].map((ending) => file(`b.${ending}`));
+  const written = await report(t, file("a.json"), ...outputs.flatMap((output) => ["-o", output]));
+  assert.deepEqual({ ...written, signal: null }, { code: 0, signal: null, stdout: "", stderr: "" });
+  const [json, html, xml, markdown] = outputs.map((output) => readFileSync(output, "utf8"));
+  assert.deepEqual(JSON.parse(json!), result);
+  assert.match(html!, /^<!doctype html>/i);
+  readJunit(xml!);
+  assert.match(markdown!, /^## ✅/);
+});
+
+test("node report.mjs compares two runs: better, as good within the tolerance, worse beyond it", async (t) => {
+  const result = await resultOf(t, "none");
+  const file = filesOf(t, {
+    "a.json": slower(result, 0),
+    "near.json": slower(result, 99),
+    "far.json": slower(result, 101),
+    "failed.json": { ...slower(result, 0), verdict: "FAIL" },
+  });
+  for (
+    const [before, after, flags, code, last] of [
+      ["a", "near", [], 0, /^SAME /],
+      ["a", "far", [], 1, /^WORSE {2}3 of .*: reconnect$/],
+      ["far", "a", ["--tolerance=9"], 0, /^BETTER {2}3 of /],
+      ["a", "far", ["--tolerance", "11%"], 0, /^SAME /],
+      ["a", "failed", ["--tolerance=1000"], 1, /^WORSE {2}1 of .*: verdict$/],
+    ] as const
+  ) {
+    const compared = await report(t, file(`${before}.json`), file(`${after}.json`), ...flags);
+    assert.equal(compared.code, code, `${before} ${after}: ${compared.stdout}${compared.stderr}`);
+    assert.match(compared.stdout.trimEnd().split("\n").at(-1)!, last);
+  }
+});
+
+test("a few ms more are not worse, one lost message is, and each path has its own rows", async (t) => {
+  const result = await resultOf(t, "none");
+  const quick = { ...result, reconnect: { p50Ms: 1, p99Ms: 1, maxMs: 1 } };
+  const changeOf = (after: Result, title: string, name: string, before: Result = quick) =>
+    compare(before, after, 10).sections.find((section) => section.title === title)?.rows
+      .find((row) => row.name === name);
+  assert.equal(
+    changeOf({ ...quick, reconnect: { p50Ms: 1, p99Ms: 1, maxMs: 51 } }, "Reconnect", "max")!.change,
+    "same",
+  );
+  assert.equal(
+    changeOf({ ...quick, reconnect: { p50Ms: 1, p99Ms: 1, maxMs: 52 } }, "Reconnect", "max")!.change,
+    "worse",
+  );
+  const lost = { ...quick, messages: { ...quick.messages, lost: 1 } };
+  assert.deepEqual(changeOf(lost, "Messages", "lost"), {
+    name: "lost",
+    before: "0",
+    after: "1",
+    difference: "+1",
+    change: "worse",
+  });
+  const unnumbered = { ...quick, messages: { ...quick.messages, lost: null } };
+  assert.equal(changeOf(unnumbered, "Messages", "lost")!.after, "not numbered");
+  const onPath = { ...quick, handovers: quick.handovers.map((handover) => ({ ...handover, path: "ingress" })) };
+  const cut = {
+    ...onPath,
+    handovers: onPath.handovers.map((handover) => ({ ...handover, verdict: "failed" as const })),
+  };
+  assert.equal(changeOf(cut, "Path ingress", "failed handovers", onPath)!.change, "worse");
+});
+
+test("a comparison only shows what peers call themselves", async (t) => {
+  const result = await resultOf(t, "none");
+  const hostile = {
+    ...result,
+    summary: HOSTILE,
+    failedDials: { [HOSTILE]: 1 },
+    findings: [{ name: HOSTILE, text: HOSTILE }],
+  };
+  const file = filesOf(t, { "a.json": result, "b.json": hostile });
+  const outputs = ["x.html", "x.md"].map(file);
+  const { code, stderr } = await report(
+    t,
+    file("a.json"),
+    file("b.json"),
+    ...outputs.map((output) => `--output=${output}`),
+  );
+  assert.deepEqual({ code, stderr }, { code: 1, stderr: "" });
+  const [html, markdown] = outputs.map((output) => readFileSync(output, "utf8"));
+  assert.ok(!/<script/.test(html!) && !html!.includes("\u0007"));
+  assert.match(html!, /&#60;script&#62;/);
+  assert.doesNotMatch(markdown!.replace(/`[^`\n]*`/g, ""), /<|script|`/);
+  for (const row of markdown!.split("\n").filter((line) => line.startsWith("| "))) {
+    assert.equal(row.split("|").length, 7, row);
+  }
+  const shown = await report(t, file("a.json"), file("b.json"));
+  // deno-lint-ignore no-control-regex
+  assert.doesNotMatch(shown.stdout, /[\x00-\x09\x0b-\x1f]/);
+});
+
+test("node report.mjs says in one line what it cannot do, and exits 2", async (t) => {
+  const result = await resultOf(t, "none");
+  const file = filesOf(t, {
+    "a.json": result,
+    "text.json": "no",
+    "other.json": { verdict: "PASS" },
+    "null.json": "null",
+  });
+  for (
+    const [flags, line] of [
+      [[], /^A result is needed: see --help$/],
+      [[file("none.json")], /^Cannot read .*none\.json: ENOENT/],
+      [[file("text.json")], /^Cannot read .*text\.json: it is not JSON$/],
+      [[file("null.json")], /null\.json is not a result of this program: it must be an object$/],
+      [[file("other.json")], /other\.json is not a result of this program: 'summary' must be a string$/],
+      [[file("a.json"), file("a.json"), file("a.json")], /^Unexpected argument /],
+      [[file("a.json"), "--wrong"], /^Unknown flag --wrong: see --help$/],
+      [[file("a.json"), "-o"], /^--output needs a value: see --help$/],
+      [
+        [file("a.json"), "-o", "x.pdf"],
+        /^--output must end in \.json, \.html, \.xml or \.md: current value is 'x\.pdf'$/,
+      ],
+      [[file("a.json"), file("a.json"), "-o", "x.xml"], /^--output must end in \.json, \.html or \.md: /],
+      [[file("a.json"), "-o", file("none/x.md")], /^Cannot write .*none\/x\.md: ENOENT/],
+      [[file("a.json"), file("a.json"), "--tolerance=much"], /^--tolerance must be a percentage from 0 on: .*'much'$/],
+    ] as const
+  ) {
+    const { code, stdout, stderr } = await report(t, ...flags);
+    assert.deepEqual([code, stdout, stderr.split("\n").length], [2, "", 1], stderr);
+    assert.match(stderr, line);
+  }
+});
+
+test("a report is written through a link, or not at all", async (t) => {
+  const result = await resultOf(t, "none");
+  const file = filesOf(t, { "old.md": "old" });
+  symlinkSync(file("old.md"), file("link.md"));
+  symlinkSync(file("new.md"), file("dangling.md"));
+  for (const [link, target] of [["link.md", "old.md"], ["dangling.md", "new.md"]] as const) {
+    writeReport(file(link), result);
+    assert.ok(lstatSync(file(link)).isSymbolicLink());
+    assert.match(readFileSync(file(target), "utf8"), /^## /);
+  }
+  symlinkSync("/dev/full", file("full.md"));
+  assert.throws(() => writeReport(file("full.md"), result), /^Error: Cannot write .*full\.md: ENOSPC/);
+  mkdirSync(file("folder.md"));
+  assert.throws(() => writeReport(file("folder.md"), result), /^Error: Cannot write .*folder\.md: EISDIR/);
+  const names = readdirSync(file("."));
+  assert.deepEqual(names.filter((name) => name.endsWith(".tmp")), []);
+});
+
+test("text and Markdown say of what has no numbers that it is not numbered, and of an open move that it is open", async (t) => {
+  const result = await resultOf(t, "terminate");
+  const open = {
+    ...result,
+    messages: { ...result.messages, lost: null },
+    handovers: result.handovers.map((handover) => ({
+      ...handover,
+      to: null,
+      rules: { ...handover.rules, moved: "n/a" as const },
+    })),
+  };
+  assert.match(render(open), /^Messages +.*, not numbered/m);
+  assert.match(render(open), /moved +n\/a +open when the run ended, after /);
+  assert.match(renderMarkdown(open), /, not numbered\. /);
+  assert.match(renderMarkdown(open), /`open when the run ended`/);
 });

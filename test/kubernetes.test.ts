@@ -10,10 +10,20 @@ import {
   observe, observeCluster, observeMissing, type Pod, podOf, readyEndpoints, type Redial, type Rule, type SessionEvent,
   type Symptom, wasKilledAtGrace, when,
 } from "../protocol.ts";
-import { type Result, timeline } from "../client.ts";
+import type { Result } from "../client.ts";
 // deno-fmt-ignore
+import { timeline } from "../report.mjs";
 import {
-  type Answer, type ApiRequest, certificate, connect, deadUrl, type Program, type Recorded, recording, start, startCluster,
+  type Answer,
+  type ApiRequest,
+  certificate,
+  connect,
+  deadUrl,
+  type Program,
+  type Recorded,
+  recording,
+  start,
+  startCluster,
   startServer,
 } from "./helper.ts";
 

@@ -11,8 +11,9 @@ import process from "node:process";
 import { after, before, describe, it, type TestContext } from "node:test";
 import { pathToFileURL } from "node:url";
 import { WebSocket } from "ws";
-import { pageData, type Result } from "../client.ts";
+import type { Result } from "../client.ts";
 import { CAUSES, type Handover, type Pod, REMEDIES, type Symptom } from "../protocol.ts";
+import { pageData } from "../report.mjs";
 import { run, start, startClient, startCluster, startServer } from "./helper.ts";
 
 const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"].find((name) =>
