@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { SETTINGS as CLIENT } from "../client.ts";
@@ -7,10 +8,12 @@ import { ACTIONS, CAUSES, REMEDIES } from "../protocol.ts";
 import { FAULTS, SETTINGS as SERVER } from "../server.ts";
 import { run, startClient, startServer } from "./helper.ts";
 
-const readme = readFileSync("README.md", "utf8");
+const pages = ["README.md", ...readdirSync("docs").map((name) => `docs/${name}`)];
+/** README and docs/, in which every table stands once. */
+const docs = pages.map((page) => readFileSync(page, "utf8")).join("\n");
 
 /** The rows of the first table after a heading, without back ticks. */
-function tableAfter(heading: string, text = readme): string[][] {
+function tableAfter(heading: string, text = docs): string[][] {
   const lines = text.slice(text.indexOf(heading)).split("\n");
   const first = lines.findIndex((line) => line.startsWith("|---"));
   const length = lines.slice(first).findIndex((line) => !line.startsWith("|"));
@@ -19,8 +22,8 @@ function tableAfter(heading: string, text = readme): string[][] {
   );
 }
 
-for (const [heading, settings] of [["### Server", SERVER], ["### Client", CLIENT]] as const) {
-  test(`README's settings under '${heading}' are those of the program`, () => {
+for (const [heading, settings] of [["\n## Server\n", SERVER], ["\n## Client\n", CLIENT]] as const) {
+  test(`the settings under ${heading.trim()} are those of the program`, () => {
     const rows = Object.values(settings).map((
       { flag, env, fallback, meaning },
     ) => [`--${flag}`, env, fallback, meaning]);
@@ -29,40 +32,40 @@ for (const [heading, settings] of [["### Server", SERVER], ["### Client", CLIENT
 }
 
 for (const bundle of ["server", "client"] as const) {
-  test(`dist/${bundle}.js --help lists every setting as README does`, async (t) => {
+  test(`dist/${bundle}.js --help lists every setting as docs/settings.md does`, async (t) => {
     const { stdout } = await run(t, [process.execPath, `dist/${bundle}.js`, "--help"]);
-    for (const [flag, env, fallback, meaning] of tableAfter(bundle === "server" ? "### Server" : "### Client")) {
+    for (const [flag, env, fallback, meaning] of tableAfter(bundle === "server" ? "\n## Server\n" : "\n## Client\n")) {
       const row = stdout.split("\n").find((line) => line.startsWith(`  ${flag} `));
       assert.deepEqual(row?.trim().split(/ {2,}/), [flag, env, fallback, meaning].filter((cell) => cell !== ""));
     }
   });
 }
 
-test("README's settings of the rehearsal are those of its --help", async (t) => {
+test("the settings of the rehearsal are those of its --help", async (t) => {
   const { stdout } = await run(t, [process.execPath, "rehearse.mjs", "--help"]);
-  for (const [flag, env, , meaning] of tableAfter("### Rehearsal")) {
+  for (const [flag, env, , meaning] of tableAfter("\n## Rehearsal\n")) {
     assert.match(stdout, new RegExp(`^  ${flag} +${env} .* ${meaning!.replace(/[{}]/g, "\\$&")}$`, "m"));
   }
 });
 
-test("README explains every symptom and every cause in the program's words", () => {
+test("docs/verdict.md explains every symptom and every cause in the program's words", () => {
   const symptoms = Object.entries(REMEDIES).map(([name, [meaning, remedy]]) => [
     name,
     meaning,
     typeof remedy === "string" ? remedy : remedy.join(", "),
   ]);
-  assert.deepEqual(tableAfter("exactly one symptom"), symptoms);
+  assert.deepEqual(tableAfter("exactly one symptom, the first"), symptoms);
   assert.deepEqual(
     tableAfter("candidate causes instead"),
     Object.entries(CAUSES).map(([name, texts]) => [name, ...texts]),
   );
 });
 
-test("README lists every fault", () => {
-  assert.deepEqual(tableAfter("### Faults").map(([name]) => name), FAULTS.filter((name) => name !== "none"));
+test("docs/verdict.md lists every fault", () => {
+  assert.deepEqual(tableAfter("\n## Faults\n").map(([name]) => name), FAULTS.filter((name) => name !== "none"));
 });
 
-test("README's Make targets are those of the Makefile", () => {
+test("the Make targets are those of the Makefile", () => {
   const targets = [...readFileSync("Makefile", "utf8").matchAll(/^([a-z][\w-]*):/gm)].map(([, name]) => `make ${name}`);
   const named = tableAfter("## Make targets").flatMap(([names]) => names!.split(", "));
   assert.deepEqual([...named, "make help"].sort(), targets.sort());
@@ -70,16 +73,16 @@ test("README's Make targets are those of the Makefile", () => {
 
 test("README draws the session as protocol.ts does", () => {
   const drawing = (text: string) => [...text.matchAll(/^(?: \* )?( {2}\|[ <=-]{3}.*)$/gm)].map(([, line]) => line);
-  assert.equal(drawing(readme).length, 11);
-  assert.deepEqual(drawing(readme), drawing(readFileSync("protocol.ts", "utf8")));
+  assert.equal(drawing(readFileSync("README.md", "utf8")).length, 11);
+  assert.deepEqual(drawing(readFileSync("README.md", "utf8")), drawing(readFileSync("protocol.ts", "utf8")));
 });
 
-test("README lists every action of the log, with its labels", () => {
-  const rows = tableAfter("### Logs").map(([action, , labels]) => [action, labels]);
+test("docs/operations.md lists every action of the log, with its labels", () => {
+  const rows = tableAfter("\n## Logs\n").map(([action, , labels]) => [action, labels]);
   assert.deepEqual(rows, Object.entries(ACTIONS).map(([action, labels]) => [action, labels.join(", ")]));
 });
 
-test("README lists every metric with its labels and their values", async (t) => {
+test("docs/operations.md lists every metric with its labels and their values", async (t) => {
   const server = await startServer(t);
   const client = startClient(t, `--url=${server.url}`);
   await client.line(/session-opened/);
@@ -98,7 +101,7 @@ test("README lists every metric with its labels and their values", async (t) => 
       if (label !== "le") known.add(label === "symptom" ? "symptom" : `${label}: ${value}`);
     }
   }
-  for (const [name = "", labels = ""] of tableAfter("### Metrics")) {
+  for (const [name = "", labels = ""] of tableAfter("\n## Metrics\n")) {
     const documented = labels.split("; ").filter(Boolean).flatMap((text) => {
       const [label, values] = text.split(": ");
       return values === undefined ? [label!] : values.split(", ").map((value) => `${label}: ${value}`);
@@ -107,4 +110,41 @@ test("README lists every metric with its labels and their values", async (t) => 
     exported.delete(name);
   }
   assert.deepEqual([...exported.keys()], []);
+});
+
+test("README is short, and no link of any page is dead", () => {
+  const length = readFileSync("README.md", "utf8").split("\n").length;
+  assert.ok(length <= 250, `README.md has ${length} lines`);
+  const anchors = (text: string) =>
+    [...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
+      title!.toLowerCase().replace(/[^\w -]/g, "").replaceAll(" ", "-")
+    );
+  for (const page of [...pages, "README.zh-CN.md"]) {
+    const text = readFileSync(page, "utf8");
+    for (const [, link] of text.matchAll(/\]\(([^)]+)\)/g)) {
+      if (/^https?:/.test(link!)) continue;
+      const [file, anchor] = link!.split("#") as [string, string?];
+      const target = file === "" ? page : join(dirname(page), file);
+      assert.ok(existsSync(target), `${page} links to ${link}`);
+      if (anchor !== undefined) assert.ok(anchors(readFileSync(target, "utf8")).includes(anchor), `${page}: ${link}`);
+    }
+  }
+});
+
+test("README.zh-CN.md has the commands, outputs, rules, links and numbers of README.md", () => {
+  const [english, chinese] = ["README.md", "README.zh-CN.md"].map((page) => readFileSync(page, "utf8")) as [
+    string,
+    string,
+  ];
+  const all = (text: string, pattern: RegExp) => [...text.matchAll(pattern)].map(([match]) => match);
+  const blocks = /^```[^]*?^```$/gm;
+  assert.ok(all(english, blocks).length >= 6);
+  assert.deepEqual(all(chinese, blocks), all(english, blocks));
+  const prose = (text: string) => text.replace(blocks, "");
+  const code = (text: string) => all(prose(text), /`[^`]+`/g).sort();
+  assert.deepEqual(code(chinese), code(english));
+  const links = (text: string) => all(prose(text), /(?<=\]\()(?!README)[^)]+/g).sort();
+  assert.deepEqual(links(chinese), links(english));
+  const numbers = (text: string) => all(prose(text).replace(/`[^`]+`|\]\([^)]+\)/g, ""), /\d+(?:\.\d+)?/g).sort();
+  assert.deepEqual(numbers(chinese), numbers(english));
 });
