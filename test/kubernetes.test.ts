@@ -936,7 +936,7 @@ process.on("SIGTERM", () => {
 
 /** A client in the cluster's namespace, with a result in JSON. */
 function startDrill(t: TestContext, { env }: { env: Record<string, string> }, disrupt: string, ...flags: string[]) {
-  const pace = ["--interval=50", "--backoff-base=1", "--backoff-cap=100", "--timeout=45000"];
+  const pace = ["--interval=50", "--backoff-base=1", "--backoff-cap=100", "--timeout=120000"];
   const command = [
     process.execPath,
     "dist/client.js",
@@ -1032,7 +1032,8 @@ interface Expected {
   flags?: string[];
 }
 
-const EXITED_AT: [least: number, most: number] = [1.9, 4];
+/** preStop is over after 2 s, the grace after 8: in between, however late a busy machine sees it. */
+const EXITED_AT: [least: number, most: number] = [1.9, 8];
 
 /** Disruption, recording, the victim's fault, and what the client must make of it. */
 // deno-fmt-ignore
@@ -1135,7 +1136,7 @@ const RIGHTS: [right: string, disrupt: string, writes: string[]][] = [
 
 const skip = certificate() === null && "openssl makes the API server's certificate, and there is none here";
 
-describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
+describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   const folder = mkdtempSync("dist/app-");
   after(() => rmSync(folder, { recursive: true }));
   const plainApp = join(folder, "app.cjs");
@@ -1397,7 +1398,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
 
   it("(rollout) fails at --timeout while not every pod is replaced", async (t) => {
     const cluster = await startCluster(t, recording("rollout-restart").filter(({ t }) => t === null || t < 2000));
-    const { code, failure, summary } = await endOf(startDrill(t, cluster, "rollout", "--timeout=4000"));
+    const { code, failure, summary } = await endOf(startDrill(t, cluster, "rollout", "--timeout=12000"));
     assert.deepEqual([code, failure], [
       1,
       "rollout is not over: waiting for 2 pods of server-deployment to be replaced",
@@ -1425,7 +1426,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
   });
 
   it("(evict) fails at --timeout where a budget forbids it, and names it", async (t) => {
-    const { cluster, code, failure, summary } = await drill(t, "evict", "evict", ["--timeout=3000"], {
+    const { cluster, code, failure, summary } = await drill(t, "evict", "evict", ["--timeout=12000"], {
       answer: (request) =>
         rightOf(request) === "create pods/eviction" ? refuse(429, "the pod's disruption budget") : undefined,
     });
@@ -1437,7 +1438,11 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
     );
     assert.equal(summary, `FAIL  ${failure}`);
     assert.equal(cluster.playing(), false);
-    assert.equal(writesOf(cluster).length, 1); // without Retry-After it waits 5 s
+    const tries = writesOf(cluster);
+    assert.notEqual(tries.length, 0);
+    for (const [index, { atMs }] of tries.slice(1).entries()) {
+      assertBetween(atMs - tries[index]!.atMs, 4990, 8000, "ms between tries without Retry-After");
+    }
   });
 
   // ---- What scale-in undoes
@@ -1456,10 +1461,10 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
     assert.ok(client.lines.some((line) => / server-deployment has 2 replicas again$/.test(line)));
   });
 
-  /** As the API server has it. */
+  /** As the API server has it; undefined also for a pod that is gone, as it may be once it was scaled in. */
   const costNow = ({ lists, victim }: Started) =>
-    [...lists.pods.values()].find(({ metadata }) => metadata.name === victim)!
-      .metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"];
+    [...lists.pods.values()].find(({ metadata }) => metadata.name === victim)
+      ?.metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"];
 
   it("(scale-in) takes the pod's cost away on SIGTERM before it has scaled", async (t) => {
     const cluster = await startCluster(t, "scale-in", {
@@ -1487,6 +1492,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
     await client.exited;
     assert.equal(cluster.deployment.spec.replicas, 2, client.lines.join("\n"));
     assert.equal(costNow(cluster), undefined);
+    assert.deepEqual(asked(cluster).at(-1), costOf(cluster.victim, null));
   });
 
   it("(scale-in) undoes also what the API has done and answered with an error", async (t) => {
@@ -1502,6 +1508,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
     await client.exited;
     assert.equal(cluster.deployment.spec.replicas, 2, client.lines.join("\n"));
     assert.equal(costNow(cluster), undefined);
+    assert.deepEqual(asked(cluster).at(-1), costOf(cluster.victim, null));
   });
 
   it("(scale-in) leaves the replicas as they are where another hand has scaled meanwhile, and says so", async (t) => {
@@ -1559,7 +1566,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
   });
 
   it("ends at --timeout while the API server does not answer, with a verdict and no stack", async (t) => {
-    const { client, code, failure } = await drill(t, "delete-graceful", "delete", ["--timeout=3000"], {
+    const { client, code, failure } = await drill(t, "delete-graceful", "delete", ["--timeout=10000"], {
       answer: (request) => request.method === "DELETE" ? forever() : undefined,
     });
     assert.deepEqual([code, failure], [1, "delete is not over: waiting for the delete"]);
@@ -1735,11 +1742,11 @@ describe("a drill", { concurrency: 8, skip, timeout: 240_000 }, () => {
     cluster.state.pinned = undefined;
     const { code, symptoms, handover, findings } = await endOf(client);
     assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["SLOW_RECONNECT"], "ENDPOINT_RACE"]);
-    assertText(handover.evidence, /^last dial that reached the ending pod at \+([\d.]+)s$/, [1.9, 4.5]);
+    assertText(handover.evidence, /^last dial that reached the ending pod at \+([\d.]+)s$/, [1.9, 8]);
     assert.deepEqual(findings.map(({ name }) => name), ["ENDPOINT_RACE"]);
     const met =
-      /^\d+ new connections? met a pod after its deletion, the last at \+([\d.]+)s; its preStop.sleep is 2s: make it ([456])s or more$/;
-    assertText(findings[0]!.text, met, [1.9, 4.5], [4, 6]);
+      /^\d+ new connections? met a pod after its deletion, the last at \+([\d.]+)s; its preStop.sleep is 2s: make it (\d+)s or more$/;
+    assertText(findings[0]!.text, met, [1.9, 8], [4, 10]);
   });
 
   it("(delete) says ENDPOINT_RACE where the next session is on the same server", async (t) => {

@@ -100,8 +100,11 @@ async function rehearse(t: TestContext, ...flags: string[]) {
   return { victim, client, admins };
 }
 
-/** Everything that both roles export, after a handover. */
-async function exportedNames(t: TestContext): Promise<{ exported: Exported; texts: string[] }> {
+/** Everything that both roles export, after a handover: of one rehearsal, run for the first test that asks. */
+const exportedNames = (t: TestContext) => names ??= collectNames(t);
+let names: ReturnType<typeof collectNames> | undefined;
+
+async function collectNames(t: TestContext): Promise<{ exported: Exported; texts: string[] }> {
   const { victim, client, admins } = await rehearse(t);
   victim.child.kill("SIGTERM");
   await victim.exited;
