@@ -475,11 +475,6 @@ export class Run {
     metrics.counter("dials_total", "Dials of sessions by result", ["result"], () => {
       return byLabel("result", { ...none, ...journal.failedDials, ok: journal.opened });
     });
-    metrics.gauge(
-      "event_loop_late_seconds",
-      "How late the client itself has been at most",
-      () => this.#lateness.maxMs / 1000,
-    );
     const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
       { kind: "forced" },
       { kind: "total" },

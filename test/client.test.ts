@@ -176,7 +176,7 @@ async function startScript(t: TestContext, script: Script, name = "peer") {
   return { wss, url, sides, probes, session, probed };
 }
 
-const QUICK = ["--interval=50", "--backoff-base=1", "--timeout=15000"];
+const QUICK = ["--interval=50", "--backoff-base=1", "--timeout=60000"];
 const urls = (...peers: { url: string }[]) => peers.map(({ url }) => `--url=${url}`);
 
 /** A client with these servers. */
@@ -660,7 +660,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   });
 
   // Between what the longest waits would give and what is unthinkable; the last two differ in the cap only.
-  const dials = [[50, 50, 22, 110], [400, 400, 4, 24], [20, 40, 30, 160], [20, 9999, 6, 20]] as const;
+  const dials = [[50, 50, 14, 110], [400, 400, 3, 24], [20, 40, 16, 160], [20, 9999, 4, 20]] as const;
   for (const [baseMs, capMs, least, most] of dials) {
     it(`dials a dead server ${least}-${most} times in 1.5 s with backoff ${baseMs} to ${capMs}`, async (t) => {
       const flags = ["--timeout=1500", `--backoff-base=${baseMs}`, `--backoff-cap=${capMs}`];
@@ -672,7 +672,9 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
 
   for (const [baseMs, handovers] of [[30, 40], [300, 20]] as const) {
     it(`begins at the first URL, and moves to any of the others after up to ${baseMs} ms`, async (t) => {
-      const peers = await Promise.all(["a", "b", "c"].map((name) => startScript(t, drainAtOnce(Infinity), name)));
+      let drains = 0;
+      const script: Script = (side) => drainAtOnce(drains++ < handovers ? Infinity : 0)(side);
+      const peers = await Promise.all(["a", "b", "c"].map((name) => startScript(t, script, name)));
       const result = await startOn(t, peers, "--sessions=10", `--handovers=${handovers}`, `--backoff-base=${baseMs}`)
         .result;
       const moves = result.handovers.map(({ from, to }) => `${from[0]}${to?.[0]}`);

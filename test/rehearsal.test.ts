@@ -406,6 +406,7 @@ describe("a build", () => {
       "LICENSES.txt",
       "client.js",
       "package.json",
+      "protocol.js",
       "server.js",
       "test",
     ]);
