@@ -695,11 +695,13 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
 
   it("dials 50 at a time, and no more", async (t) => {
     let [dialling, most] = [0, 0];
-    const { peer, client } = await play(t, ["--sessions=200"], async (side) => {
+    const { peer, client } = await play(t, ["--sessions=200", "--interval=1000"], async (side) => {
       most = Math.max(most, ++dialling);
-      await pause(100);
+      await pause(300);
       dialling--;
-      side.live();
+      side.open();
+      await side.hears(1);
+      side.data();
     });
     await client.line(/ steady /);
     assert.deepEqual([peer.sides.length, most], [200, 50]);
@@ -723,7 +725,13 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   it("does not count the wait for its own 50 dials as forced, with a server that is slow to upgrade", async (t) => {
     const slow = await startSlowUpgrades(t, 300);
     const end = () => slow.wss.clients.forEach((ws) => ws.close(1001));
-    const flags = ["--sessions=120", "--handovers=120", "--dialect=plain", "--max-reconnect=1000"];
+    const flags = [
+      "--sessions=120",
+      "--handovers=120",
+      "--dialect=plain",
+      "--max-reconnect=1000",
+      "--connect-timeout=30s",
+    ];
     const client = startClient(t, ...QUICK, ...urls(slow), ...flags);
     await client.line(/ steady /);
     end();

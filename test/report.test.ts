@@ -355,7 +355,7 @@ async function countPages(tab: Tab): Promise<number> {
 
 const near = (a: number, b: number, tolerance: number) => Math.abs(a - b) <= tolerance;
 
-describe("the report", { skip }, () => {
+describe("the report", { skip, concurrency: 3 }, () => {
   before(async () => {
     chromium = await startChromium();
   });
