@@ -868,7 +868,7 @@ export class Slot implements SessionOwner {
   }
 
   #isBounced(session: Session): boolean {
-    return session.isOver && !session.hasStayed;
+    return (session.isOver || session.isClosing) && !session.hasStayed;
   }
 
   #noteFailure(url: string, { kind, message }: Failure, redial: Redial): void {
@@ -1144,10 +1144,10 @@ export class Session {
     return this.#closingAt !== undefined;
   }
 
-  /** Whether it has been open for as long as a session must be to count as one. */
+  /** Whether it was open, before its end began, for as long as a session must be to count as one. */
   get hasStayed(): boolean {
     const { openedAt, endedAt = performance.now() } = this.ledger;
-    return openedAt !== undefined && endedAt - openedAt >= LIFE_MS;
+    return openedAt !== undefined && (this.#closingAt ?? endedAt) - openedAt >= LIFE_MS;
   }
 
   /** Whether another message can be sent now. */
