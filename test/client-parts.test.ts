@@ -1,0 +1,324 @@
+/** The client's parts, each alone: with a real socket where it has one, and nothing else. */
+import assert from "node:assert/strict";
+import { EventEmitter, once } from "node:events";
+import { createServer } from "node:http";
+import { connect as connectTcp } from "node:net";
+import { test, type TestContext } from "node:test";
+import type { WebSocketServer } from "ws";
+import {
+  chooseUrl,
+  type Dial,
+  Gate,
+  Journal,
+  Lateness,
+  LivePage,
+  Probe,
+  Session,
+  type SessionOwner,
+  SETTINGS,
+  Slot,
+} from "../client.ts";
+import {
+  encode,
+  type Frame,
+  type Handover,
+  Ledger,
+  type Log,
+  observe,
+  PROBE_HEADER,
+  type Values,
+} from "../protocol.ts";
+import { data, startPeer } from "./helper.ts";
+
+const SILENT: Log = { line: () => {}, each: () => {}, end: () => {} };
+
+/** The defaults of every setting, as the program reads them, but for these. */
+function settingsWith(changes: Partial<Values<typeof SETTINGS>>): Values<typeof SETTINGS> {
+  const defaults = Object.entries(SETTINGS).map(([key, { fallback, parse }]) => [key, parse(fallback)]);
+  return { ...Object.fromEntries(defaults), switches: new Set(), ...changes } as Values<typeof SETTINGS>;
+}
+
+/** An owner that notes what it is told, and a promise for each. */
+class Witness implements SessionOwner {
+  readonly told: string[] = [];
+  readonly #news = new EventEmitter();
+
+  #tell(what: string): void {
+    this.told.push(what);
+    this.#news.emit(what);
+  }
+
+  async until(what: string): Promise<void> {
+    if (!this.told.includes(what)) await once(this.#news, what, { signal: AbortSignal.timeout(20_000) });
+  }
+
+  sessionOnOpen = () => this.#tell("open");
+  sessionOnMessage = (_session: Session, isCounted: boolean) => this.#tell(isCounted ? "message" : "life");
+  sessionOnNotice = () => this.#tell("notice");
+  sessionOnInvalid = () => this.#tell("invalid");
+  sessionOnSilent = () => this.#tell("silent");
+  sessionOnOver = () => this.#tell("over");
+}
+
+const HELLO = { type: "HELLO", server: "pod-a", instance: "a", session: "s", intervalMs: 100 } as const;
+const NOTICE: Frame = {
+  type: "SHUTDOWN",
+  at: new Date().toISOString(),
+  reason: "",
+  remaining: 0,
+  lastSeq: 1,
+  intervalMs: 0,
+  budgetMs: 1000,
+};
+
+function startSession(t: TestContext, url: string, owner: SessionOwner, changes = {}): Session {
+  const lateness = new Lateness();
+  const session = new Session({ url, owner, settings: settingsWith(changes), access: {}, lateness });
+  t.after(async () => {
+    lateness.end();
+    await session.leave();
+  });
+  return session;
+}
+
+test("a Session tells its owner of HELLO, DATA, SHUTDOWN and its end, and answers SHUTDOWN with ACK", async (t) => {
+  const heard: string[] = [];
+  const { url } = await startPeer(t, (ws) => {
+    ws.on("message", (text) => {
+      heard.push(String(text));
+      ws.close(1001, "bye");
+    });
+    for (const frame of [HELLO, data(1), NOTICE]) ws.send(encode(frame));
+  });
+  const owner = new Witness();
+  const session = startSession(t, `${url}?access_token=secret`, owner);
+  assert.deepEqual([session.isDialling, session.isOpen, session.isOver], [true, false, false]);
+  await owner.until("over");
+  assert.deepEqual(owner.told, ["open", "message", "life", "notice", "over"]);
+  assert.deepEqual(heard, ['{"type":"ACK","lastSeq":0}']);
+  const { server, closeCode, closeReason, how } = session.ledger;
+  assert.deepEqual([server, closeCode, closeReason, how, session.failure], ["pod-a", 1001, "bye", "fin", undefined]);
+});
+
+test("a Session names its server by a URL without secrets, until it knows better", async (t) => {
+  const { url } = await startPeer(t, () => {}, true);
+  const owner = new Witness();
+  const session = startSession(t, `${url}?access_token=secret`, owner, { dialect: "plain" });
+  await owner.until("open");
+  assert.equal(session.ledger.server, `${url}?access_token=…`);
+  assert.equal(session.ledger.url, `${url}?access_token=secret`);
+});
+
+test("a Session that never opens says why, and tells nothing else", async (t) => {
+  const owner = new Witness();
+  const peer = await startPeer(t, () => {});
+  const session = startSession(t, peer.url, owner, { connectTimeoutMs: 200 });
+  await owner.until("over");
+  assert.deepEqual([owner.told, session.failure?.kind], [["over"], "timeout"]);
+});
+
+test("a Session that is left closes with 1000", async (t) => {
+  const codes: number[] = [];
+  const { url } = await startPeer(t, (ws) => {
+    ws.on("close", (code) => codes.push(code));
+    ws.send(encode(HELLO));
+  });
+  const owner = new Witness();
+  const session = startSession(t, url, owner);
+  await owner.until("open");
+  await session.leave();
+  assert.equal(session.isOver, true);
+  assert.deepEqual(codes, [1000]);
+});
+
+/** A server whose sessions say HELLO and DATA, each from an instance of its own. */
+async function startInstances(t: TestContext) {
+  const peer = await startPeer(t, (ws, _socket, index) => {
+    ws.send(encode({ ...HELLO, server: `pod-${index}`, instance: `${index}` }));
+    ws.send(encode(data(1)));
+  });
+  return { ...peer, clients: () => [...peer.wss.clients] };
+}
+
+function startSlot(t: TestContext, url: string, changes = {}) {
+  const settings = settingsWith({ url: [url], backoffBaseMs: 10, ...changes });
+  const [lateness, journal] = [new Lateness(), new Journal()];
+  const judged = new EventEmitter();
+  const dial: Dial = (url, owner) => new Session({ url, owner, settings, access: {}, lateness });
+  const slot = new Slot(1, {
+    settings,
+    dial,
+    gate: new Gate(1),
+    lateness,
+    journal,
+    log: SILENT,
+    origin: performance.now(),
+    watch: () => undefined,
+    onSteady: () => judged.emit("steady"),
+    onFailedDial: () => {},
+    onJudged: (handover) => judged.emit("handover", handover),
+  });
+  void slot.hold();
+  t.after(async () => {
+    slot.stop();
+    await slot.leave();
+    lateness.end();
+  });
+  return { slot, journal, judged };
+}
+
+const opened = (wss: WebSocketServer) => once(wss, "connection", { signal: AbortSignal.timeout(20_000) });
+
+test("a Slot moves to the next session, judges the handover once that has stayed, and counts it", async (t) => {
+  const server = await startInstances(t);
+  const { slot, journal, judged } = startSlot(t, server.url);
+  await opened(server.wss);
+  const next = opened(server.wss);
+  server.clients()[0]!.close(1001);
+  await next;
+  const nextAt = performance.now();
+  const [handover] = await once(judged, "handover") as [Handover];
+  assert.ok(performance.now() - nextAt > 900, "a move counts when the new session has lived for a second");
+  const { from, to, symptom } = handover;
+  assert.deepEqual([from, to, symptom], ["pod-0", "pod-1", "NO_NOTICE"]);
+  assert.deepEqual([journal.judged, journal.opened, slot.isConnected, slot.isMoving], [1, 2, true, false]);
+});
+
+test("a Slot that is stopped judges a cut, though it has nowhere to go yet", async (t) => {
+  const server = await startInstances(t);
+  const { slot, journal, judged } = startSlot(t, server.url, { backoffBaseMs: 60_000, backoffCapMs: 60_000 });
+  await opened(server.wss);
+  while (!slot.hadSession) await new Promise(setImmediate);
+  server.clients()[0]!.terminate();
+  while (!slot.isMoving) await new Promise(setImmediate);
+  const handed = once(judged, "handover") as Promise<[Handover]>;
+  slot.stop();
+  const [{ symptom, to, rules }] = await handed;
+  assert.deepEqual([symptom, to, rules.moved, journal.counts.failed], ["CUT_WITHOUT_NOTICE", null, "n/a", 1]);
+});
+
+test("a Probe opens fresh connections, marked as such, and counts how they went", async (t) => {
+  const headers: unknown[] = [];
+  const peer = await startPeer(t, (ws) => ws.send(encode(HELLO)));
+  peer.wss.on("connection", (_ws, request) => headers.push(request.headers[PROBE_HEADER]));
+  const lateness = new Lateness();
+  const dial: Dial = (url, owner, headers) =>
+    new Session({ url, owner, settings: settingsWith({}), access: { headers: headers ?? {} }, lateness });
+  const journal = new Journal();
+  const urls = [peer.url, "ws://127.0.0.1:1/ws"];
+  const probe = new Probe({ urls, intervalMs: 20, dial, journal, log: SILENT, watch: () => undefined });
+  t.after(() => lateness.end());
+  probe.start();
+  while (probe.counts.ok < 3 || probe.counts.refused < 3) await new Promise(setImmediate);
+  await probe.leave();
+  assert.deepEqual([...new Set(headers)], ["1"]);
+  assert.deepEqual([probe.counts.timeout, probe.counts.other, probe.counts.lastOnEndingMs], [0, 0, null]);
+});
+
+test("a Journal knows a server as ending when it has said so or closed with 1001, not when it was cut", () => {
+  const journal = new Journal();
+  const end = (instance: string, ...events: Parameters<typeof observe>[1][]) => {
+    const ledger = new Ledger("ws://x/ws", "v1", 100);
+    observe(ledger, { ...HELLO, instance }, 1);
+    for (const event of events) observe(ledger, event, 2);
+    journal.enterEnding(ledger);
+    return journal.endingSince(instance) !== undefined;
+  };
+  assert.equal(end("cut", { type: "END", how: "fin" }), false);
+  assert.equal(end("other-code", { type: "CLOSE_FRAME", code: 1000, reason: "" }), false);
+  assert.equal(end("going-away", { type: "CLOSE_FRAME", code: 1001, reason: "" }), true);
+  assert.equal(end("told", NOTICE), true);
+});
+
+test("a Journal counts what was lost in both directions, and says so only where something was numbered", () => {
+  const journal = new Journal();
+  const handover = {
+    verdict: "failed",
+    symptom: "DATA_LOST",
+    from: "a",
+    lost: [[3, 4]],
+    duplicated: [],
+    reordered: [],
+  };
+  const enter = () => journal.enterHandover({ ...handover, upstreamLost: 5, lateMs: 0 } as unknown as Handover, 10);
+  enter();
+  assert.equal(journal.messages.lost, null);
+  journal.enterOpened(new Ledger("ws://x/ws", "v1", 100));
+  enter();
+  assert.deepEqual([journal.messages.lost, journal.lost], [14, { down: 4, up: 10 }]);
+});
+
+test("a Gate lets so many in, and the others in the order of their coming", async () => {
+  const gate = new Gate(2);
+  const inside: number[] = [];
+  const visit = async (number: number) => {
+    await gate.enter();
+    inside.push(number);
+  };
+  const visits = [1, 2, 3, 4].map(visit);
+  await Promise.all(visits.slice(0, 2));
+  assert.deepEqual(inside, [1, 2]);
+  gate.leave();
+  await visits[2];
+  assert.deepEqual(inside, [1, 2, 3]);
+  gate.leave();
+  await visits[3];
+  assert.deepEqual(inside, [1, 2, 3, 4]);
+});
+
+test("chooseUrl() begins at the first, and then avoids the one just ended and the one just refused", () => {
+  const urls = ["a", "b", "c"];
+  assert.equal(chooseUrl(urls, undefined, undefined), "a");
+  const chosen = (ended: string | undefined, refused: string | undefined, list = urls) =>
+    [...new Set(Array.from({ length: 200 }, () => chooseUrl(list, ended, refused)))].sort().join("");
+  assert.equal(chosen("a", undefined), "bc");
+  assert.equal(chosen("a", "b"), "c");
+  assert.equal(chosen("a", "b", ["a", "b"]), "a");
+  assert.equal(chosen("a", "a", ["a"]), "a");
+});
+
+test("Lateness counts the time in which this process did nothing else, and only that", async () => {
+  const lateness = new Lateness();
+  await new Promise((resolve) => setTimeout(resolve, 120)); // it has ticked by then
+  const from = performance.now();
+  while (performance.now() - from < 400);
+  const now = performance.now();
+  const before = lateness.between(from, now);
+  assert.ok(before >= 300 && before <= now - from, `${before} ms while it is still asleep`);
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  const after = lateness.between(from, now);
+  assert.ok(after >= 300 && after <= now - from, `${after} ms once it is awake`);
+  assert.equal(lateness.between(from - 10, from - 5), 0);
+  assert.ok(lateness.maxMs >= 300 && lateness.totalMs >= lateness.maxMs);
+  lateness.end();
+});
+
+test("a LivePage shows its viewers what is new, and lets in eight", async (t) => {
+  let news = 1;
+  const page = new LivePage(() => String(news), () => `picture ${news}`);
+  t.after(() => page.end());
+  const server = createServer((_request, response) => {
+    const answer = page.admit(response);
+    if (answer !== undefined) response.writeHead(answer.status).end(answer.body);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  const { port } = server.address() as { port: number };
+  const look = () => connectTcp({ port, host: "127.0.0.1" }).end("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  const viewer = look();
+  let seen = "";
+  viewer.setEncoding("utf8").on("data", (text) => seen += text);
+  while (!seen.includes("data: picture 1\n")) await once(viewer, "data");
+  news = 2;
+  while (!seen.includes("data: picture 2\n")) await once(viewer, "data");
+  const others = Array.from({ length: 8 }, look);
+  const [first] = await Promise.all(others.map(async (socket) => String((await once(socket, "data"))[0])));
+  const last = String((await once(look(), "data"))[0]);
+  assert.match(first!, /^HTTP\/1.1 200/);
+  assert.match(last, /^HTTP\/1.1 503/);
+  for (const socket of [viewer, ...others]) socket.destroy();
+});
