@@ -308,7 +308,11 @@ test("a LivePage shows its viewers what is new, and lets in eight", async (t) =>
     server.closeAllConnections();
   });
   const { port } = server.address() as { port: number };
-  const look = () => connectTcp({ port, host: "127.0.0.1" }).end("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  const look = () => {
+    const socket = connectTcp({ port, host: "127.0.0.1" });
+    socket.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    return socket;
+  };
   const viewer = look();
   let seen = "";
   viewer.setEncoding("utf8").on("data", (text) => seen += text);
