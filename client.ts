@@ -188,6 +188,7 @@ async function main(): Promise<void> {
   }
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
+  setTimeout(() => process.exit(), 5000).unref(); // nothing is left but, at worst, output that nobody takes
 }
 
 /** Writes a report; a failure stands in the result, above the verdict, and makes it exit 2. */
@@ -226,6 +227,8 @@ export class Run {
   readonly #startedAt = new Date().toISOString();
   readonly #lateness = new Lateness();
   readonly #journal = new Journal();
+  /** Read while files can still be opened. */
+  readonly #openFiles = openFilesLimit();
   readonly #slots: Slot[];
   readonly #log: Log;
   readonly #probe: Probe;
@@ -348,8 +351,7 @@ export class Run {
   #onFailedDial(kind: string, url: string): void {
     const { failedDials, opened } = this.#journal;
     if (kind === "descriptors" && failedDials[kind] === 1) {
-      const limit = openFilesLimit();
-      const most = limit === undefined ? "" : ` ${limit}`;
+      const most = this.#openFiles === undefined ? "" : ` ${this.#openFiles}`;
       this.#log.line("dial-failed", `no more files can be opened: raise ulimit -n${most}`, { kind }, "error");
     }
     const dials = sum(failedDials);
@@ -570,7 +572,7 @@ export class Run {
     if (failedDials["descriptors"] !== undefined) {
       const text =
         `${grouped(had)} of ${count(sessions, "session")} connected: this client could open no more files, ` +
-        `ulimit -n is ${openFilesLimit() ?? "unknown"}`;
+        `ulimit -n is ${this.#openFiles ?? "unknown"}`;
       findings.push({ name: "WITNESS_LIMIT", text });
     }
     const { lastOnEndingMs } = this.#probe.counts;
@@ -935,7 +937,7 @@ export class Slot implements SessionOwner {
   /** First what earlier sessions left unconfirmed, with its numbers; then a new message at once and one every interval. */
   #produceOn(session: Session, from: Session | undefined): void {
     if (from !== undefined) this.#confirm(from);
-    if (session.ledger.dialect === "plain" || session.isTold || !session.isOpen) return;
+    if (this.#isStopped || session.ledger.dialect === "plain" || session.isTold || !session.isOpen) return;
     for (let seq = this.#confirmed + 1; seq <= this.#lastSeq; seq++) this.#send(session, seq, true);
     this.#produce(session);
     this.#production = setInterval(() => this.#produce(session), this.#context.settings.intervalMs);
@@ -1212,7 +1214,10 @@ export class Session {
   #onError(error: Error & { code?: string }): void {
     const message = error.message || String(error.code);
     if (this.#state === "dialling") this.#fail(DIAL_ERRORS[error.code ?? ""] ?? "other", redactUrl(message));
-    else this.#noteInvalid(message); // ws closes it
+    else {
+      this.#noteInvalid(message);
+      this.#noteClosing(); // ws closes it
+    }
   }
 
   /** The first failure counts, what follows from it does not. */

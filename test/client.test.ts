@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { EventEmitter, once } from "node:events";
 import { spawnSync } from "node:child_process";
 import { lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer, type Socket } from "node:net";
+import { connect as connectTcp, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -13,7 +13,19 @@ import { setTimeout as pause } from "node:timers/promises";
 import type { WebSocket } from "ws";
 import { encode, type Frame, type Handover, PROBE_HEADER, type Symptom, VERSION } from "../protocol.ts";
 import { type Result, SETTINGS } from "../client.ts";
-import { connect, data, deadUrl, run, start, startClient, startNetwork, startPeer, startServer } from "./helper.ts";
+import {
+  connect,
+  data,
+  deadUrl,
+  hostileFrame,
+  run,
+  seeded,
+  start,
+  startClient,
+  startNetwork,
+  startPeer,
+  startServer,
+} from "./helper.ts";
 
 type Of<T extends Frame["type"]> = Extract<Frame, { type: T }>;
 type Script = (side: Side) => unknown;
@@ -260,8 +272,8 @@ async function startOriginal(t: TestContext, message: string | Buffer = "Busines
 }
 
 /** Waits for what an event can bring about; it gives up before the whole suite hangs. */
-async function until(emitter: EventEmitter, event: string, holds: () => boolean): Promise<void> {
-  const signal = AbortSignal.timeout(10_000);
+async function until(emitter: EventEmitter, event: string, holds: () => boolean, patienceMs = 60_000): Promise<void> {
+  const signal = AbortSignal.timeout(patienceMs);
   while (!holds()) {
     await once(emitter, event, { signal }).catch(() => {
       throw new Error(`waited in vain for ${holds}`);
@@ -355,6 +367,7 @@ const REFUSED: [flags: string[], complaint: RegExp, env?: Record<string, string>
   [["--expect-code=1001,1006"], /^--expect-code must be a close code .*: current value is '1001,1006'$/],
   [["--timeout=30"], /^--timeout must carry a unit when it is below 1000: 30s or 30ms: current value is '30'$/],
   [["--url=http://a/?access_token=secret"], /^--url must be .*: current value is 'http:\/\/a\/\?access_token=…'$/],
+  [["--sessions=1000000"], /^--sessions must be at most \d+ with the open files .*\(ulimit -n\): .*'1000000'$/],
   [["--sessions=0"], /^--sessions must be an integer from 1 .*'0'$/],
   [["--reconnect=never"], /^--reconnect must be one of after-close, early: .*'never'$/],
   [["--report=x.txt"], /^--report must end in .*: current value is 'x.txt'$/],
@@ -1270,6 +1283,110 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       assert.match(stderr, complaint);
     });
   }
+
+  it("says which of its own limits keep it from having all sessions, and does not pass", async (t) => {
+    const peer = await startPeer(t, (ws) => ws.send("hello"), true);
+    const command = `ulimit -n 200; exec ${process.execPath} dist/client.js --admin-port=0 --json --sessions=40 ` +
+      `--timeout=4s --dialect=plain --url=${peer.url}`;
+    // What else it has open takes what its sessions would need.
+    const hog = 'exec 10</dev/null; for fd in $(seq 11 180); do eval "exec $fd</dev/null"; done; ';
+    const program = start(t, ["bash", "-c", hog + command]);
+    const { code } = await program.exited;
+    const { summary, sessions, findings, failedDials } = JSON.parse(program.stdout()) as Result;
+    assert.equal(code, 1);
+    assert.match(summary, /^FAIL {2}only \d+ of 40 sessions ever connected: descriptors ×\d+$/);
+    assert.ok(sessions.had > 0 && sessions.had < 40, `${sessions.had} of 40`);
+    assert.deepEqual([findings.map(({ name }) => name), Object.keys(failedDials)], [["WITNESS_LIMIT"], [
+      "descriptors",
+    ]]);
+    assert.equal(
+      program.lines.filter((line) => /no more files can be opened: raise ulimit -n 200$/.test(line)).length,
+      1,
+    );
+  });
+
+  it("survives whatever a server says, closes it with words, and goes on with the others", async (t) => {
+    const random = seeded(7);
+    const frames = Number(process.env["HOSTILE_FRAMES"] ?? 2000);
+    let said = 0;
+    const codes = new Set<number>();
+    const hostile = await startScript(t, async (side) => {
+      side.gone.then((code) => codes.add(code));
+      side.hello();
+      for (let nth = 0; nth < 20 && side.ws.readyState === side.ws.OPEN; nth++, said++) {
+        const message = hostileFrame(random);
+        if (!Array.isArray(message)) side.say(message);
+        else message.forEach((part, index) => side.ws.send(part, { fin: index === message.length - 1 }));
+      }
+      hostile.wss.emit("said");
+    }, "hostile");
+    const good = await startScript(t, live, "good");
+    const flags = ["--interval=50", "--backoff-base=1", "--backoff-cap=20", "--sessions=1", "--admin-port=0"];
+    const victims = start(t, [process.execPath, "dist/client.js", ...flags, "--sessions=10", ...urls(hostile)]);
+    await until(hostile.wss, "said", () => said >= frames, 300_000);
+    victims.child.kill("SIGTERM");
+    assert.ok([0, 1, 2].includes((await victims.exited).code!));
+    assert.doesNotMatch(victims.lines.join("\n"), /^ {4}at |RangeError|TypeError/m);
+    assert.deepEqual([...codes].filter((code) => ![1000, 1002, 1003, 1005, 1006, 1007, 1009].includes(code)), []);
+    assert.ok(codes.has(1003) && codes.has(1007), [...codes].join());
+    // With another server to go to, it leaves this one at its first word of nonsense.
+    const client = startOn(t, [hostile, good]);
+    await good.session(0);
+    await good.sides[0]!.hears(2);
+    assert.equal((await stop(client)).sessions.had, 1);
+  });
+
+  it("shows no secret of a URL anywhere, in any form of its result", async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const plain = await startPeer(t, (ws) => ws.send("hello"), true);
+    const secret = (url: string) => `${url}?access_token=s3cr3t&x=s3cr3t`;
+    const files = ["x.json", "x.html", "x.xml", "x.md"].map((name) => join(folder, name));
+    const dead = await deadUrl();
+    const client = startText(
+      t,
+      {},
+      ...urls({ url: secret(plain.url) }, { url: secret(dead) }),
+      "--max-reconnect=5s",
+      "--dialect=plain",
+      "--handovers=1",
+      "--log-format=json",
+      ...files.map((file) => `--report=${file}`),
+    );
+    await client.line(/session-opened/);
+    const admin = `http://127.0.0.1:${/"adminPort":(\d+)/.exec(await client.line(/"started"/))![1]}`;
+    const shown = await Promise.all(
+      ["/report", "/metrics", "/readyz"].map(async (path) => await (await fetch(admin + path)).text()),
+    );
+    for (const ws of plain.wss.clients) ws.close(1001);
+    await client.exited;
+    const texts = [
+      ...shown,
+      client.stdout(),
+      client.lines.join("\n"),
+      ...files.map((file) => readFileSync(file, "utf8")),
+    ];
+    assert.deepEqual(texts.map((text) => text.includes("s3cr3t")), texts.map(() => false));
+    assert.match(client.lines.join("\n"), /access_token=…/);
+  });
+
+  it("shows its report to names of this machine only, and to those that --allow-host names", async (t) => {
+    const peer = await startPeer(t, () => {});
+    const client = startOn(t, [peer], "--allow-host=drill.example");
+    const { port } = new URL(await client.admin());
+    const ask = async (path: string, host: string) => {
+      const socket = connectTcp({ port: Number(port), host: "127.0.0.1" });
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+      return Number(String((await once(socket, "data"))[0]).split(" ")[1]);
+    };
+    for (const path of ["/", "/report", "/events"]) {
+      const answers = await Promise.all(
+        ["evil.example", "localhost", "drill.example:80"].map((host) => ask(path, host)),
+      );
+      assert.deepEqual(answers, [403, 200, 200], path);
+    }
+    assert.equal(await ask("/healthz", "evil.example"), 200);
+  });
 
   it("refuses an admin port in use with one line and exit 2", async (t) => {
     const port = /:(\d+)\/ws/.exec((await startPeer(t, () => {})).url)![1];
