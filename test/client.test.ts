@@ -1310,7 +1310,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     const frames = Number(process.env["HOSTILE_FRAMES"] ?? 2000);
     let said = 0;
     const codes = new Set<number>();
-    const hostile = await startScript(t, async (side) => {
+    const hostile = await startScript(t, (side) => {
       side.gone.then((code) => codes.add(code));
       side.hello();
       for (let nth = 0; nth < 20 && side.ws.readyState === side.ws.OPEN; nth++, said++) {
