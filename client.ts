@@ -276,8 +276,10 @@ export class Run {
   /** Holds the sessions until there is a result; `error` says why there can be none. Throws `UserError` where it cannot begin. */
   async hold(): Promise<{ result: Result; error?: string }> {
     const { sessions, url, timeoutMs, disrupt, targetSelector, serviceAccount, logFormat } = this.#settings;
+    let isSignalled = false;
     const onSignal = (signal: string) => {
-      if (this.#stop.signal.aborted && this.#stop.signal.reason !== "--timeout") process.exit(1); // asked twice: no waiting
+      if (isSignalled) process.exit(1); // whoever asks twice does not want to wait
+      isSignalled = true;
       this.#stop.abort(signal);
     };
     process.on("SIGTERM", onSignal);
@@ -309,7 +311,7 @@ export class Run {
     this.#probe.start();
     for (const slot of this.#slots) void slot.hold();
     if (this.#watch !== undefined && disrupt !== "watch") void this.#disrupt(this.#watch);
-    await new Promise<void>((resolve) => this.#stop.signal.addEventListener("abort", () => resolve(), { once: true }));
+    await aborted(this.#stop.signal);
 
     // 3. What was done to the workload is undone, and what is on its way is judged, before our own closing touches it.
     const { reason } = this.#stop.signal;
@@ -803,13 +805,7 @@ export class Slot implements SessionOwner {
   /** Dials until a session lives: the first one, or the one after `from`. Undefined once the slot is stopped. */
   async #connect(from?: Session): Promise<Session | undefined> {
     const { gate, settings, watch, journal } = this.#context;
-    const redial: Redial = {
-      startedAt: performance.now(),
-      chosenMs: Infinity, // until the first dial
-      failed: {},
-      readyEndpoints: null,
-      lastOnEndingMs: null,
-    };
+    const redial = newRedial();
     if (from !== undefined) this.#redial = redial;
     let refused: string | undefined;
     let unauthorized = 0;
@@ -824,7 +820,7 @@ export class Slot implements SessionOwner {
       if (session === undefined || this.#isStopped) return undefined;
       const failure = session.failure ?? await this.#findBounce(session, from);
       if (this.#isStopped) return undefined;
-      watch()?.noteMeeting(session, redial);
+      watch()?.noteMeeting(session, failure, redial);
       if (failure === undefined) {
         journal.enterOpened(session.ledger);
         return session;
@@ -849,7 +845,7 @@ export class Slot implements SessionOwner {
 
   /** Awaits whether a new session lives: a server may upgrade first and only then say that it is going. */
   async #findBounce(session: Session, from: Session | undefined): Promise<Failure | undefined> {
-    this.#next = from && session;
+    if (from !== undefined) this.#next = session;
     const staying = setTimeout(() => this.#look(), LIFE_MS + 5).unref();
     const { ledger } = session;
     // A first session lives once it has said something; a move also counts only when it has stayed.
@@ -892,13 +888,11 @@ export class Slot implements SessionOwner {
     const { settings, lateness, journal, log, origin } = this.#context;
     const current = this.#current!;
     const { expect, expectCode, maxReconnectMs } = settings;
-    const redial = this.#redial ??
-      { startedAt: performance.now(), chosenMs: Infinity, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
     const handover = judge(
       this.number,
       current.ledger,
       next?.ledger,
-      redial,
+      this.#redial ?? newRedial(),
       { expect, expectCode, maxReconnectMs },
       performance.now(),
       origin,
@@ -1015,6 +1009,12 @@ export class Slot implements SessionOwner {
     }
     this.#look();
   }
+}
+
+function newRedial(): Redial {
+  const startedAt = performance.now();
+  // All waiting is our own until the first dial begins.
+  return { startedAt, chosenMs: Infinity, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
 }
 
 /** The first URL first; then any but the one just ended or just refused, as long as there is another. */
@@ -1380,7 +1380,7 @@ export class Probe implements SessionOwner {
     const { journal, watch } = this.#options;
     this.counts.ok++;
     const { instance } = session.ledger;
-    watch()?.noteMeeting(session);
+    watch()?.noteMeeting(session, undefined);
     if (instance !== "") this.#noteEnding(journal.endingSince(instance));
     void session.leave();
   }
@@ -1393,7 +1393,7 @@ export class Probe implements SessionOwner {
     const { journal, watch, log } = this.#options;
     this.counts[kind === "refused" || kind === "503" || kind === "timeout" ? kind : "other"]++;
     if (kind === "503") this.#noteEnding(journal.endingSince()); // it does not say who it is
-    watch()?.noteMeeting(session);
+    watch()?.noteMeeting(session, failure);
     log.each("probe-failed", () => [`${redactUrl(url)}: ${message}`, { url: redactUrl(url), kind }, "warn"]);
   }
 
@@ -1548,9 +1548,9 @@ export class ClusterWatch {
   }
 
   /** A new connection may have met a pod after its deletion: the one it is on, or (refused, 503) the one deleted last. */
-  noteMeeting({ failure, ledger }: Session, redial?: Redial): void {
+  noteMeeting({ ledger }: Session, failure: Failure | undefined, redial?: Redial): void {
     if (failure !== undefined && !failure.metNobody && failure.kind !== "503") return;
-    const server = failure === undefined ? ledger.server : undefined;
+    const server = failure === undefined || ledger.instance !== "" ? ledger.server : undefined;
     const atMs = (ledger.openedAt ?? performance.now()) - this.#origin;
     const ending = this.pods
       .filter((pod) => (when(pod, "deleted")?.atMs ?? Infinity) <= atMs && (when(pod, "gone")?.atMs ?? Infinity) > atMs)
@@ -2186,6 +2186,14 @@ function deferred<T>() {
 }
 
 function ignore(): void {}
+
+/** Resolves when a signal is aborted, or was. */
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
 
 /** Waits; a signal's abort cuts it short. */
 function pause(ms: number, signal?: AbortSignal): Promise<void> {

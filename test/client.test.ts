@@ -975,6 +975,13 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     });
   }
 
+  it("heeds a signal that comes before it has dialled", async (t) => {
+    const client = startText(t, {}, ...urls(await startPeer(t, () => {})));
+    await client.line(/ started /);
+    client.child.kill("SIGTERM");
+    assert.notEqual((await client.exited).code, null);
+  });
+
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     it(`on ${signal} closes its sessions with 1000, reports and exits 0`, async (t) => {
       const { peer, client } = await play(t, ["--sessions=3"], live);
