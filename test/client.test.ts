@@ -708,9 +708,13 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
 
   it("dials 50 at a time, and no more", async (t) => {
     let [dialling, most] = [0, 0];
+    let fill = () => {};
+    const filled = new Promise<void>((resolve) => fill = resolve);
     const { peer, client } = await play(t, ["--sessions=200", "--interval=1000"], async (side) => {
       most = Math.max(most, ++dialling);
-      await pause(300);
+      if (dialling === 50) fill();
+      await filled;
+      await pause(200); // who else would come, comes now
       dialling--;
       side.open();
       await side.hears(1);

@@ -190,6 +190,127 @@ test("isSteady() asks for a confirmation in both directions", () => {
   assert.equal(isSteady(play([{ type: "OPEN" }, { type: "TEXT", text: "" }], "plain").ledger), true);
 });
 
+test("a ledger keeps all that a session has shown, and nothing else", () => {
+  const v1 = play([
+    HELLO,
+    sent(7, true),
+    dataFrame(1, 7),
+    sent(8),
+    dataFrame(4, 8),
+    500,
+    shutdown(2, 6),
+    ack(8),
+    dataFrame(6, 8),
+    close(6, 8),
+    dataFrame(6, 8),
+    frameClosed(1001),
+    20,
+    end(),
+  ]).ledger;
+  const { openedAt, ...rest } = v1;
+  assert.equal(openedAt, 1000);
+  assert.deepEqual(rest, {
+    ...rest,
+    dialect: "v1",
+    server: "pod-a",
+    dueMs: 100,
+    firstDataAt: 1000,
+    lastDataAt: 1500,
+    received: 3,
+    highest: 6,
+    missing: [[2, 3], [5, 5]],
+    duplicated: [[6, 6]],
+    reordered: [],
+    sentFirst: 7,
+    sentLast: 8,
+    resent: 1,
+    acked: 8,
+    ackGiven: 1,
+    ackSent: 8,
+    noticeAt: 1500,
+    notice: { remaining: 2, lastSeq: 6 },
+    receivedAtNotice: 2,
+    highestAtNotice: 4,
+    closeAt: 1500,
+    close: { sent: 6, received: 8 },
+    afterClose: 1,
+    closeCode: 1001,
+    closeReason: "",
+    endedAt: 1520,
+    how: "fin",
+    complaint: undefined,
+  });
+  const before = new Ledger("ws://a/ws", "v1", 3000);
+  assert.deepEqual([before.url, before.server, before.dueMs, before.session, before.closeReason], [
+    "ws://a/ws",
+    "ws://a/ws",
+    3000,
+    "",
+    "",
+  ]);
+  const numbers = ["received", "highest", "sentFirst", "sentLast", "resent", "acked", "ackGiven"] as const;
+  const more = ["receivedAtNotice", "highestAtNotice", "afterClose"] as const;
+  assert.deepEqual([...numbers, ...more].map((name) => before[name]), Array(10).fill(0));
+});
+
+test("a plain ledger tells pongs, words and messages apart", () => {
+  const text = (text: string): SessionEvent => ({ type: "TEXT", text });
+  const { ledger } = play([
+    { type: "OPEN" },
+    text(""),
+    10,
+    text("one"),
+    text("SHUTDOWN"),
+    10,
+    text("SHUTDOWN"),
+    text("two"),
+    text("CLOSE"),
+    10,
+    text(""),
+    text("CLOSE"),
+    text("three"),
+    { type: "CLOSE_FRAME", code: 1012, reason: "restart" },
+    end("reset"),
+  ], "plain");
+  const { firstDataAt, lastDataAt, received, noticeAt, receivedAtNotice, closeAt, afterClose, closeCode } = ledger;
+  assert.deepEqual(
+    { firstDataAt, lastDataAt, received, noticeAt, receivedAtNotice, closeAt, afterClose, closeCode },
+    {
+      firstDataAt: 1000,
+      lastDataAt: 1030,
+      received: 3,
+      noticeAt: 1010,
+      receivedAtNotice: 1,
+      closeAt: 1020,
+      afterClose: 2,
+      closeCode: 1012,
+    },
+  );
+  assert.deepEqual([ledger.closeReason, ledger.how], ["restart", "reset"]);
+});
+
+test("a ledger cuts names that are longer than a pod's can be", () => {
+  for (const [length, kept] of [[252, 252], [253, 253], [254, 253], [5000, 253]] as const) {
+    const name = `a${"b".repeat(length - 1)}`;
+    const ledger = new Ledger("ws://a/ws", "v1", 2000);
+    observe(ledger, { type: "HELLO", server: name, instance: name, session: name, intervalMs: 1 }, 0);
+    assert.deepEqual([ledger.server, ledger.instance, ledger.session], Array(3).fill(name.slice(0, kept)));
+  }
+});
+
+test("a ledger bears a hundred gaps, repeats and late messages in all, and no more", () => {
+  const ledger = new Ledger("ws://a/ws", "v1", 2000);
+  observe(ledger, HELLO as Frame, 0);
+  let at = 0;
+  const arrive = (seq: number) => observe(ledger, dataFrame(seq) as Frame, ++at);
+  for (let nth = 1; nth <= 60; nth++) arrive(2 * nth); // 60 gaps
+  for (let nth = 1; nth <= 20; nth++) arrive(4 * nth); // 20 repeats, apart
+  for (let nth = 0; nth < 20; nth++) arrive(6 * nth + 1); // 20 late ones: each closes a gap
+  assert.deepEqual([ledger.missing.length, ledger.duplicated.length, ledger.reordered.length], [40, 20, 20]);
+  for (let nth = 61; nth <= 80; nth++) arrive(2 * nth);
+  assert.throws(() => arrive(200), /more than 100 gaps, repeats and late messages/);
+});
+
 // ---- Judgement
 
 const POLICY: Policy = { expect: [], expectCode: [1001], maxReconnectMs: 5000 };
