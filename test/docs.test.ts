@@ -112,6 +112,17 @@ test("docs/operations.md lists every metric with its labels and their values", a
   assert.deepEqual([...exported.keys()], []);
 });
 
+test("the image's build gets every file that its Dockerfile copies, and those are what the bundles are made of", () => {
+  const copied = [...readFileSync("Dockerfile", "utf8").matchAll(/^COPY (?!--from)(.*) \S+$/gm)].flatMap(([, names]) =>
+    names!.split(" ")
+  );
+  const letIn = readFileSync(".dockerignore", "utf8").split("\n").filter((line) => line.startsWith("!"));
+  assert.deepEqual(letIn.map((line) => line.slice(1)).sort(), copied.sort());
+  for (const file of ["build.mjs", "report.html", "report.mjs", "*.ts", "package.json"]) {
+    assert.ok(copied.includes(file), file);
+  }
+});
+
 test("README is short, and no link of any page is dead", () => {
   const length = readFileSync("README.md", "utf8").split("\n").length;
   assert.ok(length <= 250, `README.md has ${length} lines`);
