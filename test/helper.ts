@@ -12,7 +12,12 @@ import process from "node:process";
 import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import { decode, encode, type Frame, type KubernetesObject, type Stream, SUBPROTOCOL } from "../protocol.ts";
-import type { Result } from "../client.ts";
+import { Lateness, type Result } from "../client.ts";
+
+const ownLateness = new Lateness();
+
+/** What an upper limit of a time may be exceeded by: nearly nothing on a quiet machine, more the busier it has been. */
+export const slackMs = (): number => 5 * ownLateness.maxMs;
 
 /** A started program: its output so far, and promises for what is still to come. */
 export interface Program {
