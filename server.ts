@@ -90,7 +90,7 @@ const CONDUCTS = {
   },
   "lose-upstream": { receivedAtClose: (received) => Math.max(0, received - 1) },
   "skip-farewell": { saysClose: false },
-  "terminate": { end: (session) => session.cut("fault") },
+  "terminate": { end: (session) => session.cutOnceSaid() },
   "reset": { end: (session) => session.closeAndReset() },
   "no-status": { end: (session) => session.closeWithoutCode() },
 } satisfies Record<string, { [Step in keyof Conduct]?: Conduct[Step] }>;
@@ -467,9 +467,14 @@ export class Session {
     this.#common.reset(this.#socket);
   }
 
+  /** Ends it without a close frame, once all that was said before is out: TLS takes a moment for that. */
+  cutOnceSaid(): void {
+    this.#socket.uncork();
+    this.#socket.write("", () => this.cut("fault"));
+  }
+
   /** Ends it without a close frame, and says why. */
   cut(why: Ending): void {
-    this.#socket.uncork(); // what was said before is out by then
     if (why !== "fault") this.#stop("over");
     this.#ending = why;
     this.#ws.terminate();
