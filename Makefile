@@ -170,7 +170,7 @@ k8s-status:
 
 # Roll a fault into the servers (FAULT=exit-at-sigterm, ...); FAULT=none takes it out.
 k8s-fault:
-	@if [ -z "$(FAULT)" ]; then echo "Usage: make k8s-fault FAULT=<fault>, see README; none takes it out"; exit 1; fi
+	@if [ -z "$(FAULT)" ]; then echo "Usage: make k8s-fault FAULT=<fault>, see docs/verdict.md; none takes it out"; exit 1; fi
 	$(KUBECTL) set env deployment/server-deployment -n $(NAMESPACE) $(if $(filter none,$(FAULT)),FAULT-,FAULT=$(FAULT))
 	$(KUBECTL) rollout status deployment/server-deployment -n $(NAMESPACE) --timeout=5m
 .PHONY: k8s-fault

@@ -20,7 +20,7 @@ import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
   type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
-  confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode, 
+  confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isMessage, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
   milliseconds, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, type Pod,
@@ -30,7 +30,7 @@ import {
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  headline, listed, more, pageData, render, renderPage, REPORTS, sample, securityHeaders, size, spread, writeReport,
+  endingOf, headline, kinds, listed, more, pageData, render, renderPage, REPORTS, sample, securityHeaders, size, spread, writeReport,
 } from "./report.mjs";
 
 declare global {
@@ -44,7 +44,7 @@ export const DISRUPTIONS = ["none", "watch", "delete", "evict", "rollout", "scal
 /** Where kubelet mounts a pod's token, renewed as it ages (Kubernetes: Configure Service Accounts for Pods). */
 const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/** Every setting of the client; README's table and --help say the same. */
+/** Every setting of the client; the table of docs/settings.md and --help say the same. */
 export const SETTINGS = {
   url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
   adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /metrics, /report; 0 = any free port"),
@@ -104,8 +104,8 @@ const OTHER_FILES = 150;
 const LATENESS_TICK_MS = 50;
 const LATENESS_NOISE_MS = 20;
 const KEPT_SPANS = 1000;
-/** Kinds of failed dials that say nothing of the server. */
-const OWN_FAILURES = ["descriptors"];
+/** The kind of failed dials that say nothing of the server: this process may open no more files. */
+const OWN_LIMIT = "descriptors";
 /** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
@@ -302,7 +302,7 @@ export class Run {
         throw error;
       }
     }
-    const where = `${count(sessions, "session")} to ${url.map(redactUrl).join(", ")}`;
+    const where = `${count(sessions, "session")} to ${url.join(", ")}`;
     this.#log.line("started", `${where}, admin port ${adminPort}`, { sessions, adminPort });
     this.#metrics = await this.#exportMetrics();
 
@@ -315,7 +315,7 @@ export class Run {
 
     // 3. What was done to the workload is undone, and what is on its way is judged, before our own closing touches it.
     const { reason } = this.#stop.signal;
-    const open = this.#slots.filter((slot) => slot.isConnected).length;
+    const open = this.#countConnected();
     this.#log.line("stopping", `${reason}: closing ${count(open, "session")}`, { reason, sessions: open });
     await this.#drill?.undo();
     for (const slot of this.#slots) slot.stop();
@@ -339,7 +339,7 @@ export class Run {
     if (this.#fatal !== undefined) return { result, error: this.#fatal };
     if (this.#journal.opened > 0) return { result };
     const dials = this.#journal.dialsInWords() || "no dial finished";
-    return { result, error: `Never connected to ${url.map(redactUrl).join(", ")}: ${dials}` };
+    return { result, error: `Never connected to ${url.join(", ")}: ${dials}` };
   }
 
   // ---- What the slots, the drill and the page ask or tell
@@ -352,7 +352,7 @@ export class Run {
 
   #onFailedDial(kind: string, url: string): void {
     const { failedDials, opened } = this.#journal;
-    if (kind === "descriptors" && failedDials[kind] === 1) {
+    if (kind === OWN_LIMIT && failedDials[kind] === 1) {
       const most = this.#openFiles === undefined ? "" : ` ${this.#openFiles}`;
       this.#log.line("dial-failed", `no more files can be opened: raise ulimit -n${most}`, { kind }, "error");
     }
@@ -360,7 +360,7 @@ export class Run {
     if (opened > 0 || dials < MAX_UNAUTHORIZED || failedDials["401"] !== dials) return;
     const { tokenFile } = this.#settings;
     const advice = tokenFile === "" ? "it needs a token, see --token-file" : `see --token-file ${tokenFile}`;
-    this.#fatal = `${redactUrl(url)} refuses every dial with 401: ${advice}`;
+    this.#fatal = `${url} refuses every dial with 401: ${advice}`;
     this.#stop.abort("401");
   }
 
@@ -380,14 +380,15 @@ export class Run {
 
   async #disrupt(watch: ClusterWatch): Promise<void> {
     const { sessions, handovers } = this.#settings;
+    const isSettled = () => this.#isAllConnected() && this.#countInFlight() === 0;
     this.#drill = new Drill({
       settings: this.#settings,
       watch,
       log: this.#log,
       signal: this.#stop.signal,
       sessions,
-      isCalm: () => this.#isAllConnected() && this.#countInFlight() === 0 && this.#steady === sessions,
-      isSettled: () => this.#isAllConnected() && this.#countInFlight() === 0,
+      isCalm: () => isSettled() && this.#steady === sessions,
+      isSettled,
       holders: () => this.#slots.flatMap(({ ledger }) => ledger ?? []),
       isEnough: () => this.#journal.judged >= handovers,
     });
@@ -422,18 +423,8 @@ export class Run {
   #newsKey(): string {
     const { opened, judged } = this.#journal;
     const { undiagnosed = 0, moments = 0 } = this.#watch ?? {};
-    const stopping = this.#stop.signal.aborted;
-    return [
-      opened,
-      this.#countConnected(),
-      this.#countInFlight(),
-      judged,
-      undiagnosed,
-      moments,
-      this.#drill?.awaiting,
-      stopping,
-    ]
-      .join();
+    const counts = [opened, this.#countConnected(), this.#countInFlight(), judged, undiagnosed, moments];
+    return [...counts, this.#drill?.awaiting, this.#stop.signal.aborted].join();
   }
 
   // ---- What it shows while it runs
@@ -537,7 +528,7 @@ export class Run {
           endedMs: since(endedAt),
         };
       }),
-      messages: { ...messages },
+      messages,
       counts: { ...counts },
       symptoms,
       reconnect,
@@ -571,7 +562,7 @@ export class Run {
         `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
       findings.push({ name: "WITNESS_SLOW", text });
     }
-    if (failedDials["descriptors"] !== undefined) {
+    if (failedDials[OWN_LIMIT] !== undefined) {
       const text =
         `${grouped(had)} of ${count(sessions, "session")} connected: this client could open no more files, ` +
         `ulimit -n is ${this.#openFiles ?? "unknown"}`;
@@ -598,8 +589,8 @@ interface Metrics {
 export class Journal {
   /** Sessions that were opened, and lived. */
   opened = 0;
-  /** As they stand in the result; `lost` is null as long as nothing was numbered. */
-  readonly messages: Result["messages"] = { received: 0, sent: 0, lost: null, duplicated: 0, reordered: 0, resent: 0 };
+  readonly #messages = { received: 0, sent: 0, duplicated: 0, reordered: 0, resent: 0 };
+  #isNumbered = false;
   readonly counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
   readonly lost = { down: 0, up: 0 };
   readonly symptoms: Result["symptoms"] = {};
@@ -610,13 +601,18 @@ export class Journal {
   /** Since when instances are known to end, the latest last. */
   readonly #endings = new Map<string, number>();
 
+  /** As they stand in the result; `lost` is null as long as nothing was numbered. */
+  get messages(): Result["messages"] {
+    return { ...this.#messages, lost: this.#isNumbered ? this.lost.down + this.lost.up : null };
+  }
+
   get judged(): number {
     return this.counts.graceful + this.counts.failed;
   }
 
   enterOpened({ dialect }: Ledger): void {
     this.opened++;
-    if (dialect === "v1") this.messages.lost ??= 0;
+    this.#isNumbered ||= dialect === "v1";
   }
 
   enterFailedDial(kind: string): void {
@@ -624,8 +620,12 @@ export class Journal {
   }
 
   enterSent(again: boolean): void {
-    this.messages.sent++;
-    if (again) this.messages.resent++;
+    this.#messages.sent++;
+    if (again) this.#messages.resent++;
+  }
+
+  enterReceived(): void {
+    this.#messages.received++;
   }
 
   /** A session that is ending: it has been told, or has ended. A cut alone does not say that its server is going. */
@@ -646,9 +646,8 @@ export class Journal {
     this.counts[verdict]++;
     this.lost.down += size(handover.lost);
     this.lost.up += upstreamLost;
-    if (this.messages.lost !== null) this.messages.lost = this.lost.down + this.lost.up;
-    this.messages.duplicated += size(handover.duplicated);
-    this.messages.reordered += size(handover.reordered);
+    this.#messages.duplicated += size(handover.duplicated);
+    this.#messages.reordered += size(handover.reordered);
     if (lateMs > 0) {
       this.witness.decided++;
       this.witness.maxMs = Math.max(this.witness.maxMs, lateMs);
@@ -670,7 +669,7 @@ export class Journal {
 
   /** "refused ×3, 503 ×1"; "" where every dial got through. */
   dialsInWords(): string {
-    return Object.entries(this.failedDials).map(([kind, number]) => `${kind} ×${number}`).join(", ");
+    return kinds(this.failedDials);
   }
 
   /** Which symptoms the failed handovers have, where, and why; null where none failed. */
@@ -873,12 +872,12 @@ export class Slot implements SessionOwner {
     const { journal, log, onFailedDial } = this.#context;
     redial.dialledAt = undefined;
     // What we ourselves could not do proves nothing.
-    if (!OWN_FAILURES.includes(kind)) redial.downUntil = performance.now();
+    if (kind !== OWN_LIMIT) redial.downUntil = performance.now();
     redial.failed[kind] = (redial.failed[kind] ?? 0) + 1;
     journal.enterFailedDial(kind);
     log.each("dial-failed", () => [
-      `slot ${this.number} to ${redactUrl(url)}: ${message}`,
-      { slot: this.number, url: redactUrl(url), kind },
+      `slot ${this.number} to ${url}: ${message}`,
+      { slot: this.number, url, kind },
       "warn",
     ]);
     onFailedDial(kind, url);
@@ -969,7 +968,7 @@ export class Slot implements SessionOwner {
   }
 
   sessionOnMessage(session: Session, isCounted: boolean): void {
-    if (isCounted) this.#context.journal.messages.received++;
+    if (isCounted) this.#context.journal.enterReceived();
     this.#checkSteady(session);
     this.#look();
   }
@@ -1213,7 +1212,7 @@ export class Session {
 
   #onError(error: Error & { code?: string }): void {
     const message = error.message || String(error.code);
-    if (this.#state === "dialling") this.#fail(DIAL_ERRORS[error.code ?? ""] ?? "other", redactUrl(message));
+    if (this.#state === "dialling") this.#fail(DIAL_ERRORS[error.code ?? ""] ?? "other", message);
     else {
       this.#noteInvalid(message);
       this.#noteClosing(); // ws closes it
@@ -1394,7 +1393,7 @@ export class Probe implements SessionOwner {
     this.counts[kind === "refused" || kind === "503" || kind === "timeout" ? kind : "other"]++;
     if (kind === "503") this.#noteEnding(journal.endingSince()); // it does not say who it is
     watch()?.noteMeeting(session, failure);
-    log.each("probe-failed", () => [`${redactUrl(url)}: ${message}`, { url: redactUrl(url), kind }, "warn"]);
+    log.each("probe-failed", () => [`${url}: ${message}`, { url, kind }, "warn"]);
   }
 
   #noteEnding(since: number | undefined): void {
@@ -2174,8 +2173,8 @@ const DIAL_ERRORS: Record<string, string> = {
   ECONNRESET: "reset",
   EPIPE: "reset",
   ETIMEDOUT: "timeout",
-  EMFILE: "descriptors",
-  ENFILE: "descriptors",
+  EMFILE: OWN_LIMIT,
+  ENFILE: OWN_LIMIT,
 };
 
 function deferred<T>() {
@@ -2222,10 +2221,6 @@ function serverUrl(text: string): string {
 /** A report named - goes to stdout, before the text: from a pod there is no other way out. */
 function isStdout(file: string): boolean {
   return file.startsWith("-.");
-}
-
-function endingOf(file: string): string {
-  return file.slice(file.lastIndexOf(".") + 1);
 }
 
 function reportFile(text: string): string {

@@ -71,8 +71,11 @@ export const REPORTS = {
   md: renderMarkdown,
 };
 
-/** @param {string} file */
-const endingOf = (file) => file.slice(file.lastIndexOf(".") + 1);
+/**
+ * Of a file's name, what says how it is written.
+ * @param {string} file
+ */
+export const endingOf = (file) => file.slice(file.lastIndexOf(".") + 1);
 
 /**
  * Writes a result as the file's ending says: all of it or nothing. Throws `UserError` with file and reason.
@@ -193,7 +196,7 @@ const lostInWords = (lost) => lost === null ? "not numbered" : `${grouped(lost)}
  * "refused ×3, 503 ×1"; "" of none.
  * @param {Record<string, number | null>} counts
  */
-const kinds = (counts) =>
+export const kinds = (counts) =>
   Object.entries(counts).filter(([, number]) => number).map(([kind, number]) => `${kind} ×${number}`).join(", ");
 
 /**

@@ -28,7 +28,7 @@ import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } fro
 import {
   byLabel, checkCertificates, checkPair, closeCode, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
   followFiles, type Frame, grouped, integer, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES,
-  MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
+  MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PATIENCE, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
   SUBPROTOCOL, timestamp, UserError, type Values,
 } from "./protocol.ts";
 
@@ -105,7 +105,7 @@ export function conductOf(fault: Fault): Conduct {
   return { ...HONEST, ...CONDUCTS[fault] };
 }
 
-/** Every setting of the server; README's table and --help say the same. */
+/** Every setting of the server; the table of docs/settings.md and --help say the same. */
 export const SETTINGS = {
   port: setting("PORT", "8080", PORT, "port for WebSocket upgrades on /ws; 0 = any free port"),
   host: setting("HOST", "", String, "address to listen on; default: any, IPv4 and IPv6"),
@@ -143,7 +143,7 @@ export const SETTINGS = {
     String,
     "browser origins let in, * = any; default: any, with a token none",
   ),
-  fault: setting("FAULT", "none", oneOf(...FAULTS), "the promise to break, see README"),
+  fault: setting("FAULT", "none", oneOf(...FAULTS), "the promise to break, see docs/verdict.md"),
   logFormat: LOG_FORMAT,
 };
 
@@ -771,9 +771,6 @@ interface Refusal {
   reason: string | (() => string);
   header?: string;
 }
-
-/** Who connects and says nothing is let go within about ten seconds. */
-const PATIENCE = { headersTimeout: 10_000, requestTimeout: 10_000, connectionsCheckingInterval: 1000 };
 
 /** The two ports, who is let in, and what is measured. */
 export class Server {
