@@ -25,8 +25,12 @@ const COLUMNS = [
   ["overhead", 8],
   ["TCP exit", 8],
   ["ratio", 6],
+  ["ws exit", 7],
+  ["ratio", 6],
   ["reconnect p99", 13],
-  ["TCP p99", 8],
+  ["TCP p99", 7],
+  ["ratio", 6],
+  ["ws p99", 7],
   ["ratio", 6],
   ["late max", 8],
   ["late in all", 11],
@@ -35,7 +39,8 @@ const COLUMNS = [
 ];
 
 console.log(
-  "Rehearsals: SIGTERM to exit of the victim, while its clients redial; beside it the same script over raw TCP.\n" +
+  "Rehearsals: SIGTERM to exit of the victim, while its clients redial; beside it the same script over raw TCP,\n" +
+    "and over the WebSocket library alone, without JSON and judgement: the least that any WebSocket program here can reach.\n" +
     `The row of ${LARGEST} sessions has the medians of its runs.\n`,
 );
 print(COLUMNS.map(([name]) => name));
@@ -70,11 +75,12 @@ async function slowRows() {
 async function row(machine, sessions, times, prefix = []) {
   const runs = [];
   for (let time = 0; time < times; time++) {
-    // The floor right before the rehearsal: the machine's mood is then the same for both.
-    const floor = await measureFloor(sessions, prefix);
+    // The floors right before the rehearsal: the machine's mood is then the same for all.
+    const tcp = await measureFloor("tcp", sessions, prefix);
+    const ws = await measureFloor("ws", sessions, prefix);
     const { verdict, handovers, cost } = rehearse(sessions, prefix);
     const lost = handovers.reduce((sum, { lost, upstreamLost }) => sum + size(lost) + upstreamLost, 0);
-    runs.push({ ...cost, floor, lost, passed: verdict === "PASS" });
+    runs.push({ ...cost, tcp, ws, lost, passed: verdict === "PASS" });
   }
   const middle = (read, digits = 0) => {
     const values = runs.map(read).filter((value) => Number.isFinite(value)).sort((a, b) => a - b);
@@ -91,11 +97,15 @@ async function row(machine, sessions, times, prefix = []) {
     middle(({ exitMs }) => exitMs),
     middle(({ scriptedMs }) => scriptedMs),
     middle(({ overheadMs }) => overheadMs),
-    middle(({ floor }) => floor.exitMs),
-    ratio(({ exitMs, floor }) => exitMs / floor.exitMs),
+    middle(({ tcp }) => tcp.exitMs),
+    ratio(({ exitMs, tcp }) => exitMs / tcp.exitMs),
+    middle(({ ws }) => ws.exitMs),
+    ratio(({ exitMs, ws }) => exitMs / ws.exitMs),
     middle(({ reconnectP99Ms }) => reconnectP99Ms),
-    middle(({ floor }) => floor.reconnectP99Ms),
-    ratio(({ reconnectP99Ms, floor }) => reconnectP99Ms / floor.reconnectP99Ms),
+    middle(({ tcp }) => tcp.reconnectP99Ms),
+    ratio(({ reconnectP99Ms, tcp }) => reconnectP99Ms / tcp.reconnectP99Ms),
+    middle(({ ws }) => ws.reconnectP99Ms),
+    ratio(({ reconnectP99Ms, ws }) => reconnectP99Ms / ws.reconnectP99Ms),
     middle(({ lateMaxMs }) => lateMaxMs),
     middle(({ lateTotalMs }) => lateTotalMs),
     middle(({ serverBytesPerSession }) => serverBytesPerSession),
@@ -119,9 +129,9 @@ function rehearse(sessions, prefix) {
   throw new Error(`the rehearsal of ${sessions} sessions exited with ${status}: ${stderr.slice(-500)}`);
 }
 
-/** A raw TCP server with so many clients that redial to another: SIGTERM to exit, and the redials' 99th percentile. */
-async function measureFloor(sessions, prefix) {
-  const spawnFloor = (...args) => spawnNode(prefix, "bench/floor.mjs", ...args);
+/** A server of floor.mjs with so many clients that redial to another: SIGTERM to exit, and the redials' 99th percentile. */
+async function measureFloor(transport, sessions, prefix) {
+  const spawnFloor = (...args) => spawnNode(prefix, "bench/floor.mjs", transport, ...args);
   const servers = [spawnFloor("server"), spawnFloor("server")];
   const ports = await Promise.all(servers.map(({ line }) => line("")));
   const client = spawnFloor("client", ...ports, String(sessions));

@@ -205,6 +205,8 @@ async function startChromium() {
     });
     const send = (method: string, params: object = {}) => call(method, params, sessionId);
     for (const domain of ["Page", "Runtime", "Log", "Network"]) await send(`${domain}.enable`);
+    // Each tab is in front, whichever of them another test opened last.
+    await send("Emulation.setFocusEmulationEnabled", { enabled: true });
     await send("Emulation.setDeviceMetricsOverride", { width, height: 900, deviceScaleFactor: 1, mobile: false });
     await send("Emulation.setEmulatedMedia", {
       features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }],
