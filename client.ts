@@ -9,24 +9,25 @@
  *
  * @module
  */
-import { accessSync, constants, readFileSync } from "node:fs";
+import { accessSync, constants, createReadStream, readFileSync } from "node:fs";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { dirname } from "node:path";
 import process from "node:process";
+import { createInterface } from "node:readline";
 import type { SecureContextOptions } from "node:tls";
 import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
   type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
-  confirmedUpTo, count, createAdmin, createLog, createMetrics, decode, diagnose, duration, encode,
+  companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode, diagnose, duration, encode, END_LATE_MS,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isMessage, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
-  milliseconds, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, type Pod,
-  podOf, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES,
+  milliseconds, type Moment, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, type Pod,
+  podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES, reportPod,
   RULES, run, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp,
-  toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when,
+  suspects, toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when,
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
@@ -75,6 +76,12 @@ export const SETTINGS = {
     "in a pod: watch the cluster, or end pods by its API as well",
   ),
   targetDeployment: setting("TARGET_DEPLOYMENT", "server-deployment", nonEmpty, "the Deployment to roll or to scale"),
+  evidence: setting(
+    "EVIDENCE",
+    "",
+    String,
+    "with --disrupt watch: a file of watch events, line by line (-: stdin), instead of a cluster",
+  ),
   targetSelector: setting("TARGET_SELECTOR", "app=server", nonEmpty, "the label selector of its pods"),
   serviceAccount: setting("SERVICE_ACCOUNT", SERVICE_ACCOUNT, nonEmpty, "folder of the API's token and namespace"),
   report: settingList(
@@ -115,6 +122,13 @@ const MAX_VIEWERS = 8;
 const NEWS_INTERVAL_MS = 500;
 /** So many dials, and each refused with 401: no token of ours opens this server. */
 const MAX_UNAUTHORIZED = 10;
+/** How long after a pod has gone its address may still be dialled. */
+const STALE_ADDRESS_MS = 30_000;
+/** So many dials in a row that led elsewhere end an endpoint race. */
+const ELSEWHERE = 5;
+/** How many cuts are remembered, to see which came at once. */
+const KEPT_CUTS = 200;
+
 /** How long a drill waits for a workload whose pods are not all ready. */
 const SETTLE_TIMEOUT_MS = 120_000;
 
@@ -159,7 +173,7 @@ export interface Result {
   disruption: { kind: string; pod: string | null; atMs: number } | null;
   failure: string | null;
   /** The pods that ended, as the cluster told it. */
-  pods: Pod[];
+  pods: PodReport[];
   findings: { name: string; text: string }[];
   settings: Settings;
   handovers: Handover[];
@@ -233,6 +247,7 @@ export class Run {
   readonly #log: Log;
   readonly #probe: Probe;
   readonly #page: LivePage;
+  #api: Api | undefined;
   #watch: ClusterWatch | undefined;
   #drill: Drill | undefined;
   #metrics: Metrics | undefined;
@@ -275,7 +290,8 @@ export class Run {
 
   /** Holds the sessions until there is a result; `error` says why there can be none. Throws `UserError` where it cannot begin. */
   async hold(): Promise<{ result: Result; error?: string }> {
-    const { sessions, url, timeoutMs, disrupt, targetSelector, serviceAccount, logFormat } = this.#settings;
+    const { sessions, url, timeoutMs, disrupt, evidence, logFormat } = this.#settings;
+    if (evidence !== "" && disrupt !== "watch") throw new UserError("--evidence needs --disrupt watch");
     let isSignalled = false;
     const onSignal = (signal: string) => {
       if (isSignalled) process.exit(1); // whoever asks twice does not want to wait
@@ -290,13 +306,7 @@ export class Run {
     const adminPort = await listen(admin, this.#settings.adminPort, "");
     if (disrupt !== "none") {
       try {
-        this.#watch = await ClusterWatch.open({
-          api: new Api(serviceAccount),
-          selector: targetSelector,
-          log: this.#log,
-          origin: this.#origin,
-          onDiagnosed: (handover) => this.#journal.explain(handover),
-        });
+        this.#watch = await this.#openWatch();
       } catch (error) {
         admin.close();
         throw error;
@@ -310,7 +320,7 @@ export class Run {
     if (timeoutMs > 0) setTimeout(() => this.#stop.abort("--timeout"), timeoutMs).unref();
     this.#probe.start();
     for (const slot of this.#slots) void slot.hold();
-    if (this.#watch !== undefined && disrupt !== "watch") void this.#disrupt(this.#watch);
+    if (this.#api !== undefined && disrupt !== "watch") void this.#disrupt(this.#watch!, this.#api);
     await aborted(this.#stop.signal);
 
     // 3. What was done to the workload is undone, and what is on its way is judged, before our own closing touches it.
@@ -319,13 +329,14 @@ export class Run {
     this.#log.line("stopping", `${reason}: closing ${count(open, "session")}`, { reason, sessions: open });
     await this.#drill?.undo();
     for (const slot of this.#slots) slot.stop();
-    this.#watch?.diagnoseAll();
+    this.#watch?.diagnoseRest();
     const result = this.#result();
 
     // 4. Leave in order, and let go of all that would keep the process.
     this.#page.end();
     await Promise.all([this.#probe.leave(), ...this.#slots.map((slot) => slot.leave())]);
     this.#watch?.close();
+    this.#api?.close();
     this.#lateness.end();
     this.#log.end();
     if (logFormat === "json") {
@@ -378,12 +389,40 @@ export class Run {
     this.#stop.abort(`--handovers ${handovers}`);
   }
 
-  async #disrupt(watch: ClusterWatch): Promise<void> {
+  /** Follows a cluster through its API, or what somebody writes who plays one. */
+  async #openWatch(): Promise<ClusterWatch> {
+    const { evidence, serviceAccount, targetSelector, sessions, url } = this.#settings;
+    const watch = new ClusterWatch({
+      log: this.#log,
+      origin: this.#origin,
+      sessions,
+      // With several URLs we choose, not a Service: whom our dials meet says nothing of its endpoints.
+      isRouted: evidence === "" || url.length === 1,
+      onDiagnosed: (handover) => this.#journal.explain(handover),
+    });
+    const observer = {
+      observe: watch.observe.bind(watch),
+      lost: (stream: Stream | "evidence", { message }: Error) =>
+        this.#log.each("watch-lost", () => [`${stream}: ${message}`, { stream }, "warn"]),
+    };
+    try {
+      if (evidence === "") await followAll(this.#api = new Api(serviceAccount), targetSelector, observer);
+      else followLines(evidence, observer, this.#stop.signal);
+    } catch (error) {
+      watch.close();
+      this.#api?.close();
+      throw error;
+    }
+    return watch;
+  }
+
+  async #disrupt(watch: ClusterWatch, api: Api): Promise<void> {
     const { sessions, handovers } = this.#settings;
     const isSettled = () => this.#isAllConnected() && this.#countInFlight() === 0;
     this.#drill = new Drill({
       settings: this.#settings,
       watch,
+      api,
       log: this.#log,
       signal: this.#stop.signal,
       sessions,
@@ -396,7 +435,7 @@ export class Run {
       await this.#drill.run();
       if (this.#drill.awaiting === "") this.#stop.abort(`${this.#settings.disrupt} is over`);
     } catch (problem) {
-      if (watch.isClosed) return;
+      if (api.closed.aborted) return;
       if (!(problem instanceof UserError)) throw problem;
       this.#fatal = problem.message;
       this.#stop.abort("the drill failed");
@@ -433,7 +472,8 @@ export class Run {
     return createAdmin({
       "/healthz": () => ({ status: 200, body: "ok\n" }),
       "/readyz": () => {
-        const body = `${this.#status()}, ${count(this.#countInFlight(), "handover")} in flight\n`;
+        const flying = this.#countInFlight() + (this.#watch?.undiagnosed ?? 0);
+        const body = `${this.#status()}, ${count(flying, "handover")} in flight\n`;
         return { status: this.#isAllConnected() ? 200 : 503, body };
       },
       "/metrics": () => this.#metrics?.route() ?? { status: 503, body: "starting\n" },
@@ -538,7 +578,7 @@ export class Run {
       witness: { maxLateMs: Math.round(this.#lateness.maxMs), totalLateMs: Math.round(this.#lateness.totalMs) },
       disruption: this.#drill?.disruption ?? null,
       failure,
-      pods: this.#watch?.endedPods() ?? [],
+      pods: (this.#watch?.endedPods() ?? []).map(reportPod),
       findings: this.#findings(had),
       settings: { ...this.#settings, url: url.map(redactUrl) },
       handovers,
@@ -1093,7 +1133,7 @@ export class Session {
   readonly #owner: SessionOwner;
   readonly #settings: SessionOptions["settings"];
   readonly #lateness: Lateness;
-  readonly #dialledAt = performance.now();
+  readonly dialledAt = performance.now();
   #state: "dialling" | "open" | "over" = "dialling";
   #socket: Socket | undefined;
   /** When the closing handshake began. */
@@ -1159,7 +1199,7 @@ export class Session {
   /** For how many ms nothing has come, while we could have read it. */
   get silentMs(): number {
     const { lastDataAt, openedAt, noticeAt = 0 } = this.ledger;
-    return this.#elapsed(Math.max(lastDataAt ?? openedAt ?? this.#dialledAt, noticeAt));
+    return this.#elapsed(Math.max(lastDataAt ?? openedAt ?? this.dialledAt, noticeAt));
   }
 
   sendData(seq: number, again: boolean): void {
@@ -1220,7 +1260,7 @@ export class Session {
   }
 
   /** The first failure counts, what follows from it does not. */
-  #fail(kind: string, message: string, metNobody = kind === "refused"): void {
+  #fail(kind: string, message: string, metNobody = MET_NOBODY.includes(kind)): void {
     this.failure ??= { kind, message, metNobody };
     if (this.#ws.readyState !== this.#ws.CLOSED) this.#ws.terminate();
   }
@@ -1299,7 +1339,7 @@ export class Session {
   #patienceLeftMs(): number {
     const { connectTimeoutMs, silenceTimeoutMs } = this.#settings;
     if (this.#closingAt !== undefined) return CLOSE_TIMEOUT_MS - this.#elapsed(this.#closingAt);
-    if (this.#state === "dialling") return connectTimeoutMs - this.#elapsed(this.#dialledAt);
+    if (this.#state === "dialling") return connectTimeoutMs - this.#elapsed(this.dialledAt);
     return Math.max(silenceTimeoutMs, 3 * this.ledger.dueMs) - this.silentMs;
   }
 
@@ -1465,46 +1505,30 @@ function overlap([begin, end]: readonly [number, number], from: number, to: numb
 /** Follows pods, EndpointSlices and events, and names the cause of failed handovers as soon as the evidence is in. */
 export class ClusterWatch {
   readonly cluster = new Cluster();
-  readonly api: Api;
   readonly #log: Log;
   readonly #origin: number;
   readonly #onDiagnosed: (handover: Handover) => void;
+  readonly #sessions: number;
+  readonly #isRouted: boolean;
+  #isDiagnosing = false;
   /** Handovers of which the cluster may still have something to tell. */
   readonly #undiagnosed = new Set<Handover>();
   readonly #timer = setInterval(() => this.diagnoseAll(), 500).unref();
-  /** Dials that met a pod after its deletion, and how long after it the last one did. */
-  readonly #dialsOnEnding = { count: 0, lastMs: 0 };
+  /** Dials that met a pod after its deletion, how long after it the last one did, and how many have led elsewhere since. */
+  #race = { count: 0, lastMs: 0, elsewhere: 0 };
+  /** The latest handovers without a farewell: what cuts sessions of several pods at once is none of these pods. */
+  readonly #cuts: Handover[] = [];
 
-  /** Resolves when all three watches are open; throws `UserError` where they cannot be. */
-  static async open(options: ClusterWatchOptions): Promise<ClusterWatch> {
-    const watch = new ClusterWatch(options);
-    try {
-      await followAll(options.api, options.selector, {
-        observe: (...news) => watch.#observe(...news),
-        lost: (stream, { message }) =>
-          watch.#log.each("watch-lost", () => [`${stream}: ${message}: opening it again`, { stream }, "warn"]),
-      });
-    } catch (error) {
-      watch.close();
-      throw error;
-    }
-    return watch;
-  }
-
-  constructor({ api, log, origin, onDiagnosed }: ClusterWatchOptions) {
-    this.api = api;
+  constructor({ log, origin, sessions, isRouted, onDiagnosed }: ClusterWatchOptions) {
     this.#log = log;
     this.#origin = origin;
+    this.#sessions = sessions;
+    this.#isRouted = isRouted;
     this.#onDiagnosed = onDiagnosed;
   }
 
   close(): void {
     clearInterval(this.#timer);
-    this.api.close();
-  }
-
-  get isClosed(): boolean {
-    return this.api.closed.aborted;
   }
 
   get undiagnosed(): number {
@@ -1542,66 +1566,109 @@ export class ClusterWatch {
 
   /** A dial begins: how many endpoints are there for it? */
   noteDial(redial: Redial, url: string): void {
-    const ready = readyEndpoints(this.cluster, new URL(url).hostname.split(".")[0]!);
+    if (!this.#isRouted) return;
+    const ready = this.#countReady(url);
     redial.readyEndpoints = Math.min(redial.readyEndpoints ?? ready, ready);
   }
 
-  /** A new connection may have met a pod after its deletion: the one it is on, or (refused, 503) the one deleted last. */
-  noteMeeting({ ledger }: Session, failure: Failure | undefined, redial?: Redial): void {
-    if (failure !== undefined && !failure.metNobody && failure.kind !== "503") return;
+  #countReady(url: string): number {
+    return readyEndpoints(this.cluster, new URL(url).hostname.split(".")[0]!);
+  }
+
+  /**
+   * A new connection may have met a pod after its deletion: the one it is on, or, where nobody answered for it, the one
+   * deleted last; its address is dialled on for a while when it has gone. With nowhere else to go it proves nothing.
+   */
+  noteMeeting({ ledger, dialledAt }: Session, failure: Failure | undefined, redial?: Redial): void {
+    if (!this.#isRouted) return;
     const server = failure === undefined || ledger.instance !== "" ? ledger.server : undefined;
-    const atMs = (ledger.openedAt ?? performance.now()) - this.#origin;
-    const ending = this.pods
-      .filter((pod) => (when(pod, "deleted")?.atMs ?? Infinity) <= atMs && (when(pod, "gone")?.atMs ?? Infinity) > atMs)
+    const atMs = (failure === undefined ? ledger.openedAt! : dialledAt) - this.#origin;
+    const metNobody = failure !== undefined && (failure.metNobody || failure.kind === "503");
+    const isThere = (pod: Pod) =>
+      (when(pod, "gone")?.atMs ?? Infinity) > atMs - (failure === undefined ? 0 : STALE_ADDRESS_MS);
+    const ending = failure !== undefined && !metNobody ? undefined : this.pods
+      .filter((pod) => (when(pod, "deleted")?.atMs ?? Infinity) <= atMs && isThere(pod))
       .filter(({ name }) => name === (server ?? name))
       .sort((a, b) => when(b, "deleted")!.atMs - when(a, "deleted")!.atMs)[0];
-    if (ending === undefined) return;
+    if (ending === undefined) {
+      if (failure === undefined) this.#race.elsewhere++;
+      return;
+    }
+    if (this.#countReady(ledger.url) === 0) return;
     const lastMs = Math.round(atMs - when(ending, "deleted")!.atMs);
-    this.#dialsOnEnding.count++;
-    this.#dialsOnEnding.lastMs = Math.max(this.#dialsOnEnding.lastMs, lastMs);
+    this.#race = { count: this.#race.count + 1, lastMs: Math.max(this.#race.lastMs, lastMs), elsewhere: 0 };
     if (redial !== undefined) redial.lastOnEndingMs = lastMs;
   }
 
   /** Takes a handover, to say later which pod held its session and, where it failed, why. */
   diagnose(handover: Handover): void {
     this.#undiagnosed.add(handover);
+    if (handover.symptom !== null && handover.code === null && handover.endedMs !== null) this.#cuts.push(handover);
+    if (this.#cuts.length > KEPT_CUTS) this.#cuts.shift();
   }
 
   diagnoseAll(): void {
     for (const handover of this.#undiagnosed) {
       const pod = podOf(this.cluster, handover);
       handover.pod = pod?.name ?? null;
-      if (!isEvidenceComplete(pod, handover, this.nowMs)) continue;
+      // Those that were cut together are judged together, once all of them can be.
+      if (!cutWith(handover, this.#cuts).every((other) => this.#isComplete(other))) continue;
       this.#undiagnosed.delete(handover);
-      const found = diagnose(handover, pod);
-      if (found === null) continue;
-      const { slot, symptom, cause, evidence } = Object.assign(handover, found);
-      this.#onDiagnosed(handover);
-      const labels = { slot, symptom, cause, evidence, pod: handover.pod };
-      this.#log.each("diagnosis", () => [`slot ${slot}: ${cause}, ${evidence}`, labels, "warn"]);
+      this.#explain(handover, pod);
     }
+  }
+
+  /** The run is over: what has not been seen by now will not be. */
+  diagnoseRest(): void {
+    this.diagnoseAll();
+    for (const handover of this.#undiagnosed) this.#explain(handover, podOf(this.cluster, handover));
+    this.#undiagnosed.clear();
+  }
+
+  #explain(handover: Handover, pod: Pod | undefined): void {
+    const found = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
+    if (found === null) {
+      handover.suspects = suspects(handover, pod);
+      return;
+    }
+    const { slot, symptom, cause, evidence } = Object.assign(handover, found);
+    this.#onDiagnosed(handover);
+    const labels = { slot, symptom, cause, evidence, pod: handover.pod };
+    this.#log.each("diagnosis", () => [`slot ${slot}: ${cause}, ${evidence}`, labels, "warn"]);
+  }
+
+  #isComplete(handover: Handover): boolean {
+    return isEvidenceComplete(podOf(this.cluster, handover), handover, this.nowMs);
   }
 
   /** What is worth knowing of the pods, also on a run that passes. */
   findings(disruption: Result["disruption"], handovers: readonly Handover[]): Result["findings"] {
     const pods = this.disruptedPods(disruption);
     const findings: Result["findings"] = [];
-    const { count: dials, lastMs } = this.#dialsOnEnding;
+    const { count: dials, lastMs, elsewhere } = this.#race;
     if (dials > 0) {
       const seconds = Math.ceil(lastMs / 1000) + 1;
-      const preStopMs = Math.max(...pods.map((pod) => pod.preStopMs));
-      const reached = `${count(dials, "new connection")} met a pod after its deletion, the last at ` +
-        `+${duration(lastMs)}; its preStop.sleep is ${preStopMs / 1000}s`;
-      findings.push({
-        name: "ENDPOINT_RACE",
-        text: preStopMs >= seconds * 1000 ? `${reached}, which covers it` : `${reached}: make it ${seconds}s or more`,
-      });
+      const reached = `${count(dials, "new connection")} met a pod after its deletion, the last at +${
+        duration(lastMs)
+      }`;
+      const hooks = pods.flatMap(({ preStop }) => preStop ?? []);
+      const [hook] = hooks.sort((a, b) => (b.ms ?? Infinity) - (a.ms ?? Infinity));
+      const has = hook === undefined ? "it has no preStop" : `its preStop is ${hook.kind} (${hook.text})`;
+      const covers = hook !== undefined && hook.ms !== null && hook.ms >= seconds * 1000;
+      // The last that was seen was the last only where enough have led elsewhere since.
+      const least = elsewhere < ELSEWHERE
+        ? `at least ${seconds}s, the drill ended before the race did`
+        : `${seconds}s or more`;
+      const advice = hook?.ms === null ? `it must take ${least}` : covers ? "which covers it" : `make it ${least}`;
+      findings.push({ name: "ENDPOINT_RACE", text: `${reached}; ${has}${covers ? ", " : ": "}${advice}` });
     }
     const failedOn = new Set(handovers.filter(({ verdict }) => verdict === "failed").map(({ pod }) => pod));
     for (const pod of pods.filter(({ name }) => !failedOn.has(name))) {
       const tell = (name: string, text: string) => findings.push({ name, text: `${pod.name}: ${text}` });
       const hook = when(pod, "prestop-failed");
-      if (hook !== undefined) tell("PRESTOP_FAILED", `${hook.text}; ${CAUSES.PRESTOP_FAILED[1]}`);
+      if (hook !== undefined) {
+        tell("PRESTOP_FAILED", `${hook.text} (${pod.preStop?.text}); ${CAUSES.PRESTOP_FAILED[1]}`);
+      }
       if (pod.forced) tell("FORCE_DELETED", "deleted with a grace of 0, and survived by the 2s that kubelet leaves");
       else if (wasKilledAtGrace(pod)) {
         const grace = `${pod.graceMs / 1000}s of grace`;
@@ -1611,7 +1678,8 @@ export class ClusterWatch {
     return findings;
   }
 
-  #observe(stream: Stream, type: WatchType, objects: KubernetesObject[]): void {
+  /** Enters what a watch tells: one event, or a list. */
+  observe(stream: Stream, type: WatchType, objects: KubernetesObject[]): void {
     const atMs = this.nowMs;
     const news = objects.flatMap((object) => observeCluster(this.cluster, stream, type, object, atMs));
     if (stream === "pods" && type === "LISTED") news.push(...observeMissing(this.cluster, objects, atMs));
@@ -1623,16 +1691,24 @@ export class ClusterWatch {
         this.#log.line("pod", `${name}: ${text}`, { ...labels, code: code ?? null, reason: reason ?? null }, level);
       }
     }
+    if (news.length === 0 || this.#isDiagnosing) return;
+    this.#isDiagnosing = true;
+    setImmediate(() => {
+      this.#isDiagnosing = false;
+      this.diagnoseAll();
+    });
   }
 }
 
 /** What the cluster's watch works with. */
 export interface ClusterWatchOptions {
-  api: Api;
-  selector: string;
   log: Log;
   /** The client's start, by the monotonic clock. */
   origin: number;
+  /** How many there are in all. */
+  sessions: number;
+  /** Whether a Service, or something like it, decides where a dial leads. */
+  isRouted: boolean;
   /** Told of each handover whose cause has become known. */
   onDiagnosed: (handover: Handover) => void;
 }
@@ -1643,6 +1719,7 @@ export interface ClusterWatchOptions {
 export interface DrillOptions {
   settings: Pick<Settings, "disrupt" | "targetDeployment" | "targetSelector" | "handovers" | "silenceTimeoutMs">;
   watch: ClusterWatch;
+  api: Api;
   log: Log;
   /** Aborted when the run is stopping. */
   signal: AbortSignal;
@@ -1675,7 +1752,7 @@ export class Drill {
   constructor(options: DrillOptions) {
     this.#options = options;
     const name = encodeURIComponent(options.settings.targetDeployment);
-    this.#deployment = `/apis/apps/v1/namespaces/${options.watch.api.namespace}/deployments/${name}`;
+    this.#deployment = `/apis/apps/v1/namespaces/${options.api.namespace}/deployments/${name}`;
   }
 
   /** Resolves when all that was disrupted has been judged, or the run is stopping. Throws `UserError` where it cannot. */
@@ -1720,9 +1797,9 @@ export class Drill {
 
   /** The Deployment's replicas. Throws `UserError` where it cannot be disrupted in this way. */
   async #checkTarget(): Promise<number> {
-    const { settings: { disrupt, targetDeployment }, watch } = this.#options;
+    const { settings: { disrupt, targetDeployment }, api } = this.#options;
     if (disrupt !== "rollout" && disrupt !== "scale-in") return 1;
-    const { spec } = await watch.api.json("get", "deployments", this.#deployment) as DeploymentObject;
+    const { spec } = await api.json("get", "deployments", this.#deployment) as DeploymentObject;
     const replicas = spec.replicas ?? 1;
     if (spec.paused) throw new UserError(`Cannot roll ${targetDeployment}: it is paused`);
     if (disrupt === "scale-in" && replicas < 2) {
@@ -1743,18 +1820,17 @@ export class Drill {
 
   /** The pod that session 1 is on; where the server does not say who it is, any ready one. */
   #chooseVictim(pods: Pod[]): Pod {
-    const { holders, watch, settings: { targetSelector } } = this.#options;
+    const { holders, api, settings: { targetSelector } } = this.#options;
     const held = pods.find(({ name }) => name === holders()[0]?.server);
     const victim = held ?? pods.find(({ ready }) => ready);
     if (victim !== undefined) return victim;
-    throw new UserError(`No ready pod matches --target-selector ${targetSelector} in namespace ${watch.api.namespace}`);
+    throw new UserError(`No ready pod matches --target-selector ${targetSelector} in namespace ${api.namespace}`);
   }
 
   // ---- The disruption
 
   async #disrupt(victim: Pod, replicas: number): Promise<void> {
-    const { settings: { disrupt: kind, targetDeployment }, watch, log } = this.#options;
-    const { api } = watch;
+    const { settings: { disrupt: kind, targetDeployment }, watch, api, log } = this.#options;
     const path = `/api/v1/namespaces/${api.namespace}/pods/${victim.name}`;
     if (kind === "scale-in") await this.#makeCheapest(victim, path);
     const pod = kind === "rollout" ? null : victim.name;
@@ -1774,12 +1850,12 @@ export class Drill {
   async #roll(): Promise<void> {
     const annotations = { "kubectl.kubernetes.io/restartedAt": timestamp() };
     const patch = { spec: { template: { metadata: { annotations } } } };
-    await this.#options.watch.api.json("patch", "deployments", this.#deployment, patch);
+    await this.#options.api.json("patch", "deployments", this.#deployment, patch);
   }
 
   /** Asks until the PodDisruptionBudget allows it. */
   async #evict({ name, uid }: Pod, path: string): Promise<void> {
-    const { watch: { api }, log, signal } = this.#options;
+    const { api, log, signal } = this.#options;
     const body = {
       apiVersion: "policy/v1",
       kind: "Eviction",
@@ -1801,7 +1877,7 @@ export class Drill {
 
   /** Makes a pod the first that a scale-in takes. */
   async #makeCheapest(victim: Pod, path: string): Promise<void> {
-    const { api } = this.#options.watch;
+    const { api } = this.#options;
     const cost = (value: string | null) =>
       api.json("patch", "pods", path, { metadata: { annotations: { [DELETION_COST]: value } } });
     this.#undo.push(() =>
@@ -1815,7 +1891,7 @@ export class Drill {
   }
 
   async #scaleIn(replicas: number): Promise<void> {
-    const { watch: { api }, log, settings: { targetDeployment } } = this.#options;
+    const { api, log, settings: { targetDeployment } } = this.#options;
     // Restored only from what we made of it: another hand may have scaled meanwhile.
     const scale = (from: number, to: number) =>
       api.json("patch", "deployments/scale", `${this.#deployment}/scale`, [
@@ -1858,8 +1934,10 @@ export class Drill {
   #isOver(pod: Pod): boolean {
     const { watch, holders, settings: { silenceTimeoutMs } } = this.#options;
     const deletedMs = when(pod, "deleted")!.atMs;
-    const ends = pod.moments.filter(({ kind, atMs }) => (kind === "exit" && atMs >= deletedMs) || kind === "gone");
-    const endMs = Math.min(ends[0]?.atMs ?? Infinity, deletedMs + pod.graceMs + 5000);
+    const isEnd = ({ kind, atMs, container }: Moment) =>
+      kind === "gone" || (kind === "exit" && container === pod.container && atMs >= deletedMs);
+    const ends = pod.moments.filter(isEnd);
+    const endMs = Math.min(ends[0]?.atMs ?? Infinity, deletedMs + pod.graceMs + END_LATE_MS);
     // Who does not say which pod it is may still be silent, and unnoticed.
     const patienceMs = holders().some(({ instance }) => instance === "") ? silenceTimeoutMs : 0;
     const isHeld = holders().some(({ server, endedAt }) => endedAt === undefined && server === pod.name);
@@ -2063,11 +2141,11 @@ async function followAll(
   },
 ): Promise<void> {
   const namespace = `namespaces/${api.namespace}`;
-  const failed = encodeURIComponent("reason=FailedPreStopHook");
+  const ofPods = encodeURIComponent("involvedObject.kind=Pod"); // several reasons: a field selector has no "or"
   await Promise.all([
     follow("pods", `/api/v1/${namespace}/pods?labelSelector=${encodeURIComponent(selector)}`),
     follow("endpointslices", `/apis/discovery.k8s.io/v1/${namespace}/endpointslices?`),
-    follow("events", `/api/v1/${namespace}/events?fieldSelector=${failed}`),
+    follow("events", `/api/v1/${namespace}/events?fieldSelector=${ofPods}`),
   ]);
 
   /** List, watch from there, watch again from where that ended; list anew when the server has forgotten that point (410). */
@@ -2108,6 +2186,33 @@ async function followAll(
     })();
     return opened.promise;
   }
+}
+
+/** Events of watches, a line each, as `{"stream","type","object"}` or `{"stream","list"}`: from a file, or as stdin brings them. */
+function followLines(
+  file: string,
+  { observe, lost }: {
+    observe: (stream: Stream, type: WatchType, objects: KubernetesObject[]) => void;
+    lost: (stream: "evidence", error: Error) => void;
+  },
+  signal: AbortSignal,
+): void {
+  const input = file === "-" ? process.stdin : createReadStream(file);
+  const lines = createInterface({ input });
+  signal.addEventListener("abort", () => {
+    lines.close();
+    input.destroy();
+  }, { once: true });
+  input.on("error", (error) => lost("evidence", error));
+  lines.on("line", (line) => {
+    try {
+      const { stream, type, list, object } = JSON.parse(line);
+      if (list !== undefined) observe(stream, "LISTED", list.items);
+      else observe(stream, type, [object]);
+    } catch (error) {
+      lost("evidence", error as Error);
+    }
+  });
 }
 
 interface KubernetesList {
@@ -2176,6 +2281,9 @@ const DIAL_ERRORS: Record<string, string> = {
   EMFILE: OWN_LIMIT,
   ENFILE: OWN_LIMIT,
 };
+
+/** Dials of these kinds may have met a pod that is no more. */
+const MET_NOBODY: readonly string[] = ["refused", "reset", "timeout"];
 
 function deferred<T>() {
   let resolve!: (value: T) => void;

@@ -420,6 +420,8 @@ export function judge(
     pod: null as string | null,
     cause: null as Cause | null,
     evidence: null as string | null,
+    /** Where no cause is certain: those that the evidence does not rule out. */
+    suspects: null as Cause[] | null,
     dialect: ended.dialect,
     from: ended.server,
     to: next?.server ?? null,
@@ -615,25 +617,37 @@ export type Cause = keyof typeof CAUSES;
 /** Every cause: what happened, and how to mend it. */
 // deno-fmt-ignore
 export const CAUSES = {
-  OOM_KILLED: ["the container ran out of memory", "raise the memory limit, or hold less"],
+  ENDPOINT_RACE: ["new connections still reached the ending server", "a preStop.sleep longer than the last such dial, plus a margin"],
+  OOM_KILLED: ["a container ran out of memory", "raise that container's memory limit, or hold less"],
   CRASHED: ["the process died by itself", "not a shutdown: fix the crash"],
-  FORCE_DELETED: ["the pod was deleted with a grace of 0", "do not force: kubelet leaves about 2 s, nothing longer survives"],
-  PRESTOP_FAILED: ["the preStop hook failed, so SIGTERM came early", "distroless has no shell: native preStop.sleep"],
+  LIVENESS_KILLED: ["kubelet killed the container for its probe", "loosen liveness, and let it succeed during a drain"],
+  EVICTED: ["the node or the scheduler wanted the pod gone", "requests and limits, priority, the node's graceful shutdown"],
+  FORCE_DELETED: ["the pod was deleted with a grace of 0, or again with 1 (--now)", "do not force: kubelet leaves about 2 s, nothing longer survives"],
+  GRACE_SHORTENED: ["killed at the end of less grace than the specification gives", "whoever deletes must leave the grace: delete without --grace-period"],
   SIGKILL_AT_GRACE: ["the drain outlived the grace period", "raise terminationGracePeriodSeconds, or shorten the drain"],
-  SIGTERM_IGNORED: ["it ran on until SIGKILL", "PID 1 has no handler (npm, sh, bare Node), swallows the signal, or hangs"],
-  EXITED_AT_SIGTERM: ["the process exited without a drain", "install a SIGTERM handler that drains"],
-  EXIT_BEFORE_FLUSH: ["the process exited amid the drain", "wait for every socket's close event before exiting"],
-  NO_READY_PEER: ["there was nowhere to go", "replicas ≥ 2, maxUnavailable: 0, a PodDisruptionBudget"],
-  ENDPOINT_RACE: ["dials still reached the ending server", "a preStop.sleep longer than the last such dial, plus a margin"],
-  INTERMEDIARY_CUT: ["something in between cut it", "a proxy's drain or idle timeout must be longer than the pod's"],
-  NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh or CNI in between"],
+  SIGTERM_IGNORED: ["it ran on until SIGKILL", "PID 1 has no handler (npm, sh, bare Node), swallows the signal, or waits for sessions that nobody closes"],
+  SIDECAR_ENDED: ["a sidecar ended before the application", "make it a native sidecar: an init container with restartPolicy: Always"],
+  PRESTOP_FAILED: ["the preStop hook failed, so SIGTERM came early", "look at the hook's command: distroless has no shell; to wait, native preStop.sleep"],
+  EXITED_AT_SIGTERM: ["the process exited without a drain", "install a SIGTERM handler that drains; HTTP servers that close in order leave upgraded connections out"],
+  EXIT_BEFORE_FLUSH: ["the process exited amid the drain", "wait for every socket's close event before exiting, or give the application's own drain deadline more time"],
+  CUT_AT_SIGTERM: ["cut at SIGTERM, while the process ran on", "the application destroyed its sockets, or a proxy heard the same signal: connect past the proxy to tell"],
+  INTERMEDIARY_CUT: ["something in between cut it", "a proxy's drain or idle timeout must be longer than the pod's; its reload must not cut"],
+  NO_READY_PEER: ["there was nowhere to go", "replicas ≥ 2, maxUnavailable: 0, a readiness probe that tells the truth"],
+  NO_POD_EVENT: ["no pod ended at all", "look at the proxy, load balancer, mesh, CNI or node in between, or a worker inside the container"],
 } as const;
 
 // ---- Evidence: what a cluster has shown of its pods ----------------------------------------------
 
-/** What can happen to a pod. `deleted`: somebody asked for its end; `gone`: the API has forgotten it. */
+/**
+ * What can happen to a pod. `deleted`: somebody asked for its end, or asked again for an earlier one; `evicted`: the node or
+ * the scheduler wants it gone; `liveness`: kubelet kills a container for its probe; `gone`: the API has forgotten it.
+ */
 export type MomentKind =
   | "deleted"
+  | "evicted"
+  | "unhealthy"
+  | "liveness"
+  | "node-lost"
   | "terminating"
   | "not-serving"
   | "endpoint-gone"
@@ -641,34 +655,133 @@ export type MomentKind =
   | "exit"
   | "gone";
 
-/** One moment in a pod's life, in ms since the client's start. */
+/** One moment in a pod's life, in ms since the client's start: when we were told of it, or earlier where its stamp says so. */
 export interface Moment {
   atMs: number;
   kind: MomentKind;
   text: string;
+  /** When it happened by the cluster's clock, which tells whole seconds: ms of the epoch. */
+  stampMs?: number;
+  /** Of a deletion: how long it leaves the pod. */
+  graceMs?: number;
+  /** Whose exit it is, or whose probe failed. */
+  container?: string;
   /** Of an exit. */
   code?: number;
   reason?: string;
 }
 
+/** What runs before SIGTERM; `ms` is null where nobody can tell how long. */
+export interface Hook {
+  kind: "sleep" | "exec" | "httpGet";
+  ms: number | null;
+  text: string;
+}
+
 /** What the watches have shown of one pod. */
-export interface Pod {
-  name: string;
-  uid: string;
-  address: string;
-  /** From the deletion, before that from the specification. */
+export class Pod {
+  readonly name: string;
+  readonly uid: string;
+  address = "";
+  /** From the first deletion, before that from the specification. */
   graceMs: number;
-  /** Length of a `preStop.sleep`: before its end there is no SIGTERM. */
-  preStopMs: number;
-  memoryLimit: string | null;
-  ready: boolean;
+  readonly specifiedGraceMs: number;
+  /** The application's container. */
+  container = "";
+  preStop: Hook | null = null;
+  /** How long after the deletion SIGTERM comes; null where the hook's length is not known. */
+  preStopMs: number | null = 0;
+  memoryLimit: string | null = null;
+  ready = false;
   /** `Succeeded` or `Failed`: it will never be ready again. */
-  finished: boolean;
-  restarts: number;
-  /** The deletion's first event came with a grace of 0. */
-  forced: boolean;
-  deletionCost: string | null;
-  moments: Moment[];
+  finished = false;
+  /** Of the application's container. */
+  restarts = 0;
+  /** A deletion came with a grace of 0 while a container ran. */
+  forced = false;
+  deletionCost: string | null = null;
+  readonly moments: Moment[] = [];
+  readonly #clock: Clock;
+  readonly #containers: Container[];
+  readonly #default: string | undefined;
+  readonly #ports = new Set<number>();
+
+  constructor({ metadata, spec }: KubernetesObject, clock: Clock) {
+    this.name = metadata.name;
+    this.uid = metadata.uid;
+    this.#clock = clock;
+    this.specifiedGraceMs = this.graceMs = (spec?.terminationGracePeriodSeconds ?? 30) * 1000;
+    this.#containers = spec?.containers ?? [];
+    this.#default = metadata.annotations?.["kubectl.kubernetes.io/default-container"];
+    this.learnPorts([]);
+  }
+
+  /** Ports that a Service targets: the container that has one of them is the application's; else the annotated, else the first. */
+  learnPorts(ports: readonly number[]): void {
+    for (const port of ports) this.#ports.add(port);
+    const main = this.#containers.find((one) => one.ports?.some((port) => this.#ports.has(port.containerPort))) ??
+      this.#containers.find(({ name }) => name === this.#default) ?? this.#containers[0];
+    this.container = main?.name ?? "";
+    this.preStop = hookOf(main);
+    this.preStopMs = this.preStop === null ? 0 : this.preStop.ms;
+    this.memoryLimit = this.limitOf(this.container);
+  }
+
+  limitOf(container: string): string | null {
+    return this.#containers.find(({ name }) => name === container)?.resources?.limits?.memory ?? null;
+  }
+
+  /** Whether a container beside the application's may end before it: a native sidecar does not. */
+  isSidecar(container: string | undefined): boolean {
+    return container !== this.container && this.#containers.some(({ name }) => name === container);
+  }
+
+  get hasSidecars(): boolean {
+    return this.#containers.length > 1;
+  }
+
+  /** From when to when a moment can have been. */
+  span({ atMs, stampMs }: Moment): [earliestMs: number, latestMs: number] {
+    return stampMs === undefined ? [atMs, atMs] : this.#clock.span(stampMs, atMs);
+  }
+
+  /** Whether what a moment tells of can have been by then; only what has no stamp may have been told late. */
+  wasBy(moment: Moment, ms: number): boolean {
+    return this.span(moment)[0] <= ms + (moment.stampMs === undefined ? READ_LATE_MS : INSTANT_MS);
+  }
+
+  /** When SIGTERM came, at the earliest; null where nobody can tell, or there was none. */
+  get sigterm(): { atMs: number; text: string } | null {
+    const [deleted, failed] = [when(this, "deleted"), when(this, "prestop-failed")];
+    if (deleted === undefined || this.forced) return null;
+    if (failed !== undefined) return { atMs: failed.atMs, text: "SIGTERM: the preStop hook has failed" };
+    if (this.preStopMs === null) return null;
+    const hook = this.preStop === null ? "" : `: preStop.${this.preStop.kind} is over`;
+    return { atMs: deleted.atMs + Math.min(this.preStopMs, this.graceMs), text: `SIGTERM at the earliest${hook}` };
+  }
+}
+
+/** A pod as a result shows it. */
+export type PodReport = Pick<Pod, (typeof SHOWN)[number]>;
+
+const SHOWN = [
+  ...["name", "uid", "address", "container", "graceMs", "specifiedGraceMs", "preStop", "preStopMs", "sigterm"] as const,
+  ...["memoryLimit", "ready", "finished", "restarts", "forced", "deletionCost", "moments"] as const,
+] as const;
+
+/** What a result shows of a pod. */
+export function reportPod(pod: Pod): PodReport {
+  return Object.fromEntries(SHOWN.map((name) => [name, pod[name]])) as unknown as PodReport;
+}
+
+interface Container {
+  name: string;
+  restartPolicy?: string;
+  ports?: { containerPort: number }[];
+  lifecycle?: {
+    preStop?: { sleep?: { seconds: number }; exec?: { command?: string[] }; httpGet?: { path?: string } };
+  };
+  resources?: { limits?: { memory?: string } };
 }
 
 /** The part of a Kubernetes object that is read here: a core/v1 Pod or Event, a discovery.k8s.io/v1 EndpointSlice. */
@@ -682,33 +795,39 @@ export interface KubernetesObject {
     deletionTimestamp?: string;
     deletionGracePeriodSeconds?: number;
   };
-  spec?: {
-    terminationGracePeriodSeconds?: number;
-    containers: {
-      name: string;
-      lifecycle?: { preStop?: { sleep?: { seconds: number } } };
-      resources?: { limits?: { memory?: string } };
-    }[];
-  };
+  spec?: { terminationGracePeriodSeconds?: number; containers: Container[]; initContainers?: Container[] };
   status?: {
     phase?: string;
+    reason?: string;
+    message?: string;
     podIP?: string;
-    conditions?: { type: string; status: string; reason?: string }[];
+    conditions?: {
+      type: string;
+      status: string;
+      reason?: string;
+      message?: string;
+      lastTransitionTime?: string | null;
+    }[];
     containerStatuses?: ContainerStatus[];
+    initContainerStatuses?: ContainerStatus[];
   };
   endpoints?: {
     conditions?: { ready?: boolean | null; serving?: boolean | null; terminating?: boolean | null };
     targetRef?: { uid?: string };
   }[] | null;
+  ports?: { port?: number | null }[] | null;
   reason?: string;
   message?: string;
-  involvedObject?: { uid?: string };
+  count?: number;
+  lastTimestamp?: string | null;
+  eventTime?: string | null;
+  involvedObject?: { uid?: string; fieldPath?: string };
 }
 
 interface ContainerStatus {
   name: string;
   restartCount: number;
-  state?: { running?: unknown; terminated?: Termination };
+  state?: { running?: { startedAt?: string }; terminated?: Termination };
   lastState?: { terminated?: Termination };
 }
 
@@ -716,6 +835,7 @@ interface Termination {
   exitCode: number;
   reason?: string;
   containerID?: string;
+  finishedAt?: string | null;
 }
 
 interface Endpoint {
@@ -728,10 +848,43 @@ interface Endpoint {
 export class Cluster {
   /** By uid, in the order of their first appearance. */
   readonly pods = new Map<string, Pod>();
-  /** The endpoints of each slice by the uid of their pods, and the slice's Service. */
-  readonly slices = new Map<string, { service: string; endpoints: Map<string, Endpoint> }>();
-  /** Containers whose exit is known: each status tells of the same one again. */
-  readonly exits = new Set<string>();
+  /** The endpoints of each slice by the uid of their pods, the slice's Service, and the ports that this leads to. */
+  readonly slices = new Map<string, { service: string; ports: number[]; endpoints: Map<string, Endpoint> }>();
+  /** Containers whose exit is known, and events that have been told: each status and each event comes again. */
+  readonly told = new Set<string>();
+  readonly clock = new Clock();
+}
+
+/**
+ * How the cluster's clock lies to ours. Its stamps are whole seconds, and come late: the truth is near those that came
+ * soonest, and the more of these there are, the nearer.
+ */
+class Clock {
+  /** By stamp, of the soonest only: from the stamp to our being told. */
+  readonly #gaps = new Map<number, number>();
+  #leastMs = Infinity;
+
+  see(stampMs: number, atMs: number): void {
+    const gapMs = atMs - stampMs;
+    if (!(gapMs < (this.#gaps.get(stampMs) ?? this.#leastMs + 1000))) return;
+    this.#gaps.set(stampMs, gapMs);
+    if (gapMs >= this.#leastMs) return;
+    this.#leastMs = gapMs;
+    for (const [stamp, gap] of this.#gaps) if (gap >= gapMs + 1000) this.#gaps.delete(stamp);
+  }
+
+  /** Whether there is anything to go by. */
+  get isSet(): boolean {
+    return this.#gaps.size > 0;
+  }
+
+  /** From when to when, by our clock, that can have been which was told at `atMs`. */
+  span(stampMs: number, atMs: number): [earliestMs: number, latestMs: number] {
+    // Of n times at random within their seconds the earliest is about 1/(n + 1) s after its second began.
+    const doubtMs = Math.max(100, 2000 / (this.#gaps.size + 1));
+    const begunMs = stampMs + this.#leastMs;
+    return [Math.min(atMs, begunMs - doubtMs), Math.min(atMs, begunMs + 1000)];
+  }
 }
 
 /** Pods that are remembered after they have gone. */
@@ -750,11 +903,46 @@ export function observeCluster(
 ): [Pod, Moment][] {
   if (stream === "pods") return observePod(cluster, type, object, atMs);
   if (stream === "endpointslices") return observeSlice(cluster, type, object, atMs);
-  // Every attempt repeats the event, with a higher count.
-  const pod = cluster.pods.get(object.involvedObject?.uid ?? "");
-  if (object.reason !== "FailedPreStopHook" || pod === undefined || when(pod, "prestop-failed")) return [];
-  const text = `FailedPreStopHook: ${object.message ?? ""}`;
-  return [enter(pod, { atMs, kind: "prestop-failed", text })];
+  return type === "DELETED" ? [] : observeEvent(cluster, type, object, atMs);
+}
+
+/** What the events tell of that no object shows. "Stopping container" comes with every deletion, and tells of nothing. */
+const EVENTS: [reason: RegExp, message: RegExp, kind: MomentKind][] = [
+  [/^FailedPreStopHook$/, /^/, "prestop-failed"],
+  [/^Killing$/, /failed (liveness|startup) probe/, "liveness"],
+  [/^Unhealthy$/, /^(Liveness|Startup) probe/, "unhealthy"],
+  [/^(Evicted|Preempt(ed|ing)|TaintManagerEviction|NodeShutdown)$/, /^(?!Cancelling)/, "evicted"],
+  [/^NodeNotReady$/, /^/, "node-lost"],
+];
+
+function observeEvent(cluster: Cluster, type: string, object: KubernetesObject, atMs: number): [Pod, Moment][] {
+  const { reason = "", message = "", involvedObject, lastTimestamp, eventTime, metadata, count: times = 1 } = object;
+  const stampMs = parseTime(lastTimestamp) ?? parseTime(eventTime);
+  if (stampMs !== undefined && type !== "LISTED") cluster.clock.see(stampMs, atMs);
+  const pod = cluster.pods.get(involvedObject?.uid ?? "");
+  const kind = EVENTS.find(([reasons, messages]) => reasons.test(reason) && messages.test(message))?.[2];
+  if (pod === undefined || kind === undefined || isTold(cluster, `${metadata.uid} ${times}`)) return [];
+  // Of what every attempt repeats the first counts; a list has old ones, too.
+  if (kind !== "liveness" && when(pod, kind)) return [];
+  const stamp = stampMs === undefined ? {} : { stampMs };
+  const [earliestMs, latestMs] = pod.span({ atMs, kind, text: "", ...stamp });
+  if (type === "LISTED" && kind !== "prestop-failed" && !(cluster.clock.isSet && earliestMs > 0)) return [];
+  const container = /\{(.+)\}$/.exec(involvedObject?.fieldPath ?? "")?.[1];
+  const whose = container === undefined ? {} : { container };
+  return [enter(pod, { atMs: latestMs, kind, text: `${reason}: ${message}`, ...stamp, ...whose })];
+}
+
+/** Whether this has been told; from now on it has. */
+function isTold({ told }: Cluster, key: string): boolean {
+  if (told.has(key)) return true;
+  told.add(key);
+  if (told.size > 2 * KEPT_PODS) told.delete(told.values().next().value!);
+  return false;
+}
+
+function parseTime(text: string | null | undefined): number | undefined {
+  const ms = Date.parse(text ?? "");
+  return Number.isFinite(ms) ? ms : undefined;
 }
 
 function enter(pod: Pod, moment: Moment): [Pod, Moment] {
@@ -763,78 +951,121 @@ function enter(pod: Pod, moment: Moment): [Pod, Moment] {
 }
 
 /** The first moment of a kind. */
-export function when(pod: Pod, kind: MomentKind): Moment | undefined {
+export function when(pod: Pick<Pod, "moments">, kind: MomentKind): Moment | undefined {
   return pod.moments.find((moment) => moment.kind === kind);
 }
 
 function observePod(cluster: Cluster, type: string, object: KubernetesObject, atMs: number): [Pod, Moment][] {
-  const { metadata, spec, status } = object;
-  const statuses = status?.containerStatuses ?? [];
-  const main = mainContainer(object);
-  const known = cluster.pods.get(metadata.uid);
-  const pod: Pod = known ?? {
-    name: metadata.name,
-    uid: metadata.uid,
-    address: "",
-    graceMs: (spec?.terminationGracePeriodSeconds ?? 30) * 1000,
-    preStopMs: (main?.lifecycle?.preStop?.sleep?.seconds ?? 0) * 1000,
-    memoryLimit: main?.resources?.limits?.memory ?? null,
-    ready: false,
-    finished: false,
-    restarts: 0,
-    forced: false,
-    deletionCost: null,
-    moments: [],
-  };
-  if (known === undefined) {
+  const { metadata, status } = object;
+  const natives = new Set(
+    (object.spec?.initContainers ?? []).flatMap((one) => one.restartPolicy === "Always" ? one.name : []),
+  );
+  const statuses = [
+    ...status?.containerStatuses ?? [],
+    ...(status?.initContainerStatuses ?? []).filter(({ name }) => natives.has(name)),
+  ];
+  if (type !== "LISTED") { for (const stampMs of stampsOf(object, statuses)) cluster.clock.see(stampMs, atMs); }
+  let pod = cluster.pods.get(metadata.uid);
+  if (pod === undefined) {
+    pod = new Pod(object, cluster.clock);
     cluster.pods.set(pod.uid, pod);
+    for (const { ports, endpoints } of cluster.slices.values()) if (endpoints.has(pod.uid)) pod.learnPorts(ports);
     if (cluster.pods.size > KEPT_PODS) {
       const oldest = [...cluster.pods.values()].find((other) => when(other, "gone"));
       if (oldest !== undefined) cluster.pods.delete(oldest.uid);
     }
     for (const { lastState, state } of statuses) {
-      cluster.exits.add(lastState?.terminated?.containerID ?? "");
-      if (type === "LISTED") cluster.exits.add(state?.terminated?.containerID ?? "");
+      isTold(cluster, lastState?.terminated?.containerID ?? "");
+      if (type === "LISTED") isTold(cluster, state?.terminated?.containerID ?? "");
     }
   }
   const news: [Pod, Moment][] = [];
-  const tell = (moment: Omit<Moment, "atMs">) => void news.push(enter(pod, { atMs, ...moment }));
+  const tell = (moment: Omit<Moment, "atMs">) => {
+    // The API itself tells of a deletion at once; kubelet of an exit when it gets round to it.
+    const toldMs = moment.kind === "deleted" ? atMs : pod.span({ atMs, ...moment })[1];
+    news.push(enter(pod, { atMs: toldMs, ...moment }));
+  };
   const holds = (condition: string) => status?.conditions?.find(({ type }) => type === condition);
 
   pod.address = status?.podIP ?? pod.address;
   pod.finished = status?.phase === "Succeeded" || status?.phase === "Failed";
   pod.ready = holds("Ready")?.status === "True" && metadata.deletionTimestamp === undefined && type !== "DELETED";
   pod.deletionCost = metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"] ?? null;
-  if (metadata.deletionTimestamp !== undefined && !when(pod, "deleted")) {
+
+  const target = holds("DisruptionTarget");
+  const disrupted = target?.status === "True" && target.reason ? target : undefined;
+  const lost = holds("Ready")?.reason === "NodeNotReady" ? "NodeNotReady" : status?.reason === "NodeLost" && "NodeLost";
+  if (lost && !when(pod, "node-lost")) tell({ kind: "node-lost", text: `${lost}: its node is not heard of` });
+  // An eviction through the API is a deletion like any other. What the node, the scheduler or a taint does is none.
+  const byNode = disrupted !== undefined && disrupted.reason !== "EvictionByEvictionAPI" ? disrupted : undefined;
+  const ended = ["Evicted", "Preempting", "Terminated", "NodeShutdown", "Shutdown"].includes(status?.reason ?? "");
+  if ((byNode !== undefined || ended) && !when(pod, "evicted")) {
+    const { reason = "", message = "" } = ended ? status! : byNode!;
+    tell({
+      kind: "evicted",
+      text: message === "" ? reason : `${reason}: ${message}`,
+      ...stamped(byNode?.lastTransitionTime),
+    });
+  }
+  if (metadata.deletionTimestamp !== undefined) {
     // The last events of every pod say 0: that is kubelet's own delete, of a pod whose containers have ended.
-    const seconds = metadata.deletionGracePeriodSeconds ?? 0;
-    pod.forced = seconds === 0 && statuses.some(({ state }) => state?.running !== undefined);
-    if (seconds > 0 || pod.forced) pod.graceMs = seconds * 1000;
-    const target = holds("DisruptionTarget");
-    const why = target?.status === "True" && target.reason ? ` (${target.reason})` : "";
-    tell({ kind: "deleted", text: `deleted${why}, ${seconds}s of grace` });
+    const graceMs = (metadata.deletionGracePeriodSeconds ?? 0) * 1000;
+    const running = statuses.some(({ state }) => state?.running !== undefined);
+    const before = pod.moments.findLast(({ kind }) => kind === "deleted");
+    if (before === undefined || (running && graceMs < before.graceMs!)) {
+      pod.forced ||= graceMs === 0 && running;
+      if (before === undefined && (graceMs > 0 || pod.forced)) pod.graceMs = graceMs;
+      const why = before !== undefined ? " again" : disrupted === undefined ? "" : ` (${disrupted.reason})`;
+      const stampMs = parseTime(metadata.deletionTimestamp);
+      const stamp = before === undefined && stampMs !== undefined ? { stampMs: stampMs - graceMs } : {};
+      tell({ kind: "deleted", text: `deleted${why}, ${graceMs / 1000}s of grace`, graceMs, ...stamp });
+    }
   }
   for (const { name, state, lastState, restartCount } of statuses) {
-    if (name === main?.name) pod.restarts = restartCount;
+    if (name === pod.container) pod.restarts = restartCount;
     for (const exit of [lastState?.terminated, state?.terminated]) {
-      if (exit?.containerID === undefined || cluster.exits.has(exit.containerID)) continue;
-      cluster.exits.add(exit.containerID);
-      if (cluster.exits.size > 2 * KEPT_PODS) cluster.exits.delete(cluster.exits.values().next().value!);
-      // With a deletion the main container's end counts, which may not be the first; without one, any of them may cut.
-      if (when(pod, "deleted") && name !== main?.name) continue;
+      if (exit?.containerID === undefined || isTold(cluster, exit.containerID)) continue;
       const { exitCode: code, reason = "" } = exit;
-      const whose = name === main?.name ? "" : `${name}: `;
-      tell({ kind: "exit", text: `${whose}exit ${code}${reason && ` (${reason})`}`, code, reason });
+      const whose = name === pod.container ? "" : `${name}: `;
+      const text = `${whose}exit ${code}${reason && ` (${reason})`}`;
+      tell({ kind: "exit", text, container: name, code, reason, ...stamped(exit.finishedAt) });
     }
   }
   if (type === "DELETED" && !when(pod, "gone")) tell({ kind: "gone", text: "gone from the API" });
   return news;
 }
 
-/** The one that `kubectl logs` would choose (annotation kubectl.kubernetes.io/default-container), else the first. */
-function mainContainer({ metadata, spec }: KubernetesObject) {
-  const name = metadata.annotations?.["kubectl.kubernetes.io/default-container"];
-  return spec?.containers.find((container) => container.name === name) ?? spec?.containers[0];
+function stamped(text: string | null | undefined): { stampMs: number } | Record<string, never> {
+  const stampMs = parseTime(text);
+  return stampMs === undefined ? {} : { stampMs };
+}
+
+/** What an update tells of when things happened; the deletion's own stamp is when the pod is to be gone. */
+function stampsOf({ metadata, status }: KubernetesObject, statuses: readonly ContainerStatus[]): number[] {
+  const { deletionTimestamp, deletionGracePeriodSeconds = 0 } = metadata;
+  const deletionMs = parseTime(deletionTimestamp);
+  const times = [
+    ...(status?.conditions ?? []).map(({ lastTransitionTime }) => lastTransitionTime),
+    ...statuses.flatMap(({ state, lastState }) => [state, lastState].map((one) => one?.terminated?.finishedAt)),
+    ...statuses.map(({ state }) => state?.running?.startedAt),
+  ];
+  return [deletionMs && deletionMs - deletionGracePeriodSeconds * 1000, ...times.map(parseTime)]
+    .filter((stampMs) => stampMs !== undefined);
+}
+
+/** The hook of a container, and how long it takes: of a command as long as it says that it sleeps. */
+function hookOf(container: Container | undefined): Hook | null {
+  const { sleep, exec, httpGet } = container?.lifecycle?.preStop ?? {};
+  if (sleep !== undefined) return { kind: "sleep", ms: sleep.seconds * 1000, text: `sleep ${sleep.seconds}s` };
+  if (httpGet !== undefined) return { kind: "httpGet", ms: null, text: `httpGet ${httpGet.path ?? "/"}` };
+  if (exec === undefined) return null;
+  const command = (exec.command ?? []).join(" ");
+  const sleeps = [...command.matchAll(/(?:^|[\s;&|/"'(])sleep\s+(\d+(?:\.\d+)?)([smh]?)/g)];
+  const seconds = sleeps.reduce(
+    (sum, [, number, unit]) => sum + Number(number) * (({ m: 60, h: 3600 } as Record<string, number>)[unit!] ?? 1),
+    0,
+  );
+  return { kind: "exec", ms: sleeps.length === 0 ? null : seconds * 1000, text: command };
 }
 
 /** Enters that a list does not have these pods any more: their DELETED event was missed. */
@@ -862,7 +1093,9 @@ function observeSlice(cluster: Cluster, type: string, object: KubernetesObject, 
       }];
     });
     const service = labels?.["kubernetes.io/service-name"] ?? "";
-    cluster.slices.set(uid, { service, endpoints: new Map(endpoints) });
+    const ports = (object.ports ?? []).flatMap(({ port }) => port ?? []);
+    cluster.slices.set(uid, { service, ports, endpoints: new Map(endpoints) });
+    for (const [uid] of endpoints) cluster.pods.get(uid)?.learnPorts(ports);
   }
   if (type === "LISTED") return [];
   const after = endpointsOf(cluster);
@@ -897,109 +1130,462 @@ export function readyEndpoints({ slices, pods }: Cluster, service: string): numb
   return new Set(known.filter(({ ready }) => ready).map(({ uid }) => uid)).size;
 }
 
-/** Kubelet and the watch tell of a pod's end a moment after the socket does, at times before it. */
-const EVENT_LAG_MS = 5000;
+// ---- Diagnosis: from a failed handover and what its pod has shown to a cause ----------------------
+
+/** Within this time of each other two things can be one: a process closes its sockets, and has ended. */
+const INSTANT_MS = 1000;
+/** A watch tells as late as this without anything being the matter; a busy node as late as that. */
+const READ_LATE_MS = 2500;
+const TOLD_LATE_MS = 15_000;
+/** After the end of its grace a busy node may take so long to tell of a pod's end; a lost node so long to be missed. */
+export const END_LATE_MS = 30_000;
+const NODE_LATE_MS = 60_000;
 
 /** The pod that held a handover's session: the one that the server named, else the one that was ending when it ended. */
-export function podOf(cluster: Cluster, { from, dialect, openedMs, endedMs }: Handover): Pod | undefined {
+export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
+  const { from, dialect, openedMs, endedMs, lastDataMs, how } = handover;
   if (endedMs === null) return undefined;
   const pods = [...cluster.pods.values()];
   const named = pods.filter((pod) => pod.name === from && (when(pod, "gone")?.atMs ?? Infinity) > (openedMs ?? 0));
   if (named.length > 0 || dialect === "v1") return named[0];
+  // A session may outlive its pod by the silence that it takes to notice.
+  const aliveMs = how === "silence" ? lastDataMs ?? openedMs ?? 0 : endedMs;
   const distance = (pod: Pod) => {
     const gone = when(pod, "gone");
-    const end = exitOf(pod, openedMs, endedMs) ?? gone;
+    const end = exitsOf(pod, openedMs ?? 0).find(({ container }) => container === pod.container) ?? gone;
     const begun = when(pod, "deleted") ?? end;
-    if (begun === undefined || begun.atMs > endedMs + EVENT_LAG_MS) return Infinity;
-    if (gone !== undefined && gone.atMs <= (openedMs ?? 0)) return Infinity;
+    const begunMs = begun && (begun.kind === "deleted" ? begun.atMs : pod.span(begun)[0]);
+    if (begunMs === undefined || begunMs > endedMs + TOLD_LATE_MS / 3) return Infinity;
+    if ((end?.atMs ?? Infinity) < aliveMs - INSTANT_MS || (gone?.atMs ?? Infinity) <= (openedMs ?? 0)) return Infinity;
     // Whose end is still to be seen may be the nearest.
     return end === undefined ? -1 : Math.abs(end.atMs - endedMs);
   };
   const nearest = pods.sort((a, b) => distance(a) - distance(b))[0];
-  // A session may outlive its pod by the silence that it takes to notice.
   return nearest !== undefined && distance(nearest) < Infinity ? nearest : undefined;
 }
 
-/** The exit that concerns a session: the first since it began, unless it came long after its end. */
-function exitOf(pod: Pod, openedMs: number | null, endedMs: number): Moment | undefined {
-  const latest = when(pod, "deleted") ? Infinity : endedMs + EVENT_LAG_MS;
-  return pod.moments.find(({ kind, atMs }) => kind === "exit" && atMs >= (openedMs ?? 0) && atMs <= latest);
-}
+const exitsOf = (pod: Pod, sinceMs: number): Moment[] =>
+  pod.moments.filter((moment) => moment.kind === "exit" && pod.span(moment)[1] >= sinceMs);
 
 /** Whether the cluster has nothing more to say of a session's end, or has had the time for it. */
-export function isEvidenceComplete(pod: Pod | undefined, { openedMs, endedMs }: Handover, nowMs: number): boolean {
+export function isEvidenceComplete(pod: Pod | undefined, handover: Handover, nowMs: number): boolean {
+  const { endedMs, openedMs, how } = handover;
   if (endedMs === null) return true;
-  const deleted = pod && when(pod, "deleted");
-  if (pod !== undefined && (exitOf(pod, openedMs, endedMs) || when(pod, "gone"))) return true;
-  return nowMs > (deleted === undefined ? endedMs : deleted.atMs + pod!.graceMs) + EVENT_LAG_MS;
+  const patienceMs = how === "silence" ? NODE_LATE_MS : TOLD_LATE_MS;
+  if (pod === undefined) return nowMs > endedMs + TOLD_LATE_MS;
+  const exit = exitsOf(pod, openedMs ?? 0).find(({ container }) => container === pod.container);
+  const deleted = pod.moments.findLast(({ kind }) => kind === "deleted");
+  if (when(pod, "gone") || (exit !== undefined && (deleted !== undefined || pod.wasBy(exit, endedMs)))) return true;
+  return nowMs > (deleted === undefined ? endedMs + patienceMs : deleted.atMs + pod.graceMs + END_LATE_MS);
 }
 
 /** Whether SIGKILL ended the pod because its grace was over. */
 export function wasKilledAtGrace(pod: Pod): boolean {
-  const deleted = when(pod, "deleted");
-  return deleted !== undefined &&
-    pod.moments.some(({ kind, code, atMs }) =>
-      kind === "exit" && code === 137 && atMs >= deleted.atMs + pod.graceMs - 1000
-    );
+  return pod.moments.some((moment) => moment.container === pod.container && killedBy(pod, moment) !== undefined);
 }
 
-/** Why a handover failed, and the numbers that show it; null where the evidence names nothing. The first match wins. */
-export function diagnose(handover: Handover, pod: Pod | undefined): { cause: Cause; evidence: string } | null {
-  const { symptom, code, dialect, openedMs, endedMs, noticeMs, remaining, readyEndpoints, lastOnEndingMs } = handover;
-  const because = (cause: Cause, evidence: string) => ({ cause, evidence });
+/** The deletion at the end of whose grace SIGKILL came. A repeated one counts only where the end came then. */
+function killedBy(pod: Pod, exit: Moment): Moment | undefined {
+  if (exit.code !== 137) return undefined;
+  return pod.moments.filter(({ kind }) => kind === "deleted").find((deleted, index) => {
+    if (isBefore(pod, exit, deleted)) return false;
+    const stamped = index === 0 && exit.stampMs !== undefined && deleted.stampMs !== undefined;
+    const lastedMs = Math.max(exit.atMs - deleted.atMs, stamped ? exit.stampMs! - deleted.stampMs! : 0);
+    return lastedMs >= deleted.graceMs! - 1000 && (index === 0 || lastedMs <= deleted.graceMs! + 4000);
+  });
+}
+
+/** Whether a pod was ending, or had just ended, at a time. */
+export function isEnding(pod: Pod, ms: number): boolean {
+  return pod.moments.some((moment) =>
+    ["deleted", "exit", "evicted", "liveness", "gone", "node-lost"].includes(moment.kind) &&
+    pod.span(moment)[0] <= ms + TOLD_LATE_MS
+  );
+}
+
+/** How other sessions ended in the same instant: how many, and how many of them on pods that were not ending. */
+export interface Company {
+  together: number;
+  elsewhere: number;
+  /** Without names: all sessions that there are, more than one pod of several is likely to hold. */
+  everybody: boolean;
+}
+
+const ALONE: Company = { together: 1, elsewhere: 0, everybody: false };
+
+/** Sessions that are cut within this are cut at once. */
+const AT_ONCE_MS = 250;
+/** Less likely than this, it is not taken for chance. */
+const UNLIKELY = 0.01;
+
+/** The handover itself, and those of the others that were cut at once with it. */
+export function cutWith(handover: Handover, cuts: readonly Handover[]): Handover[] {
+  const isNear = ({ endedMs }: Handover) => Math.abs(endedMs! - handover.endedMs!) <= AT_ONCE_MS;
+  return [handover, ...cuts.filter((other) => other !== handover && isNear(other))];
+}
+
+/** What the sessions that were cut at once with one, of so many in all, say of its end. */
+export function companyOf(cluster: Cluster, handover: Handover, cuts: readonly Handover[], sessions: number): Company {
+  if (handover.endedMs === null) return ALONE;
+  const together = cutWith(handover, cuts);
+  const elsewhere = together.filter((other) => {
+    const pod = podOf(cluster, other);
+    return other.dialect === "v1" && pod !== undefined && !isEnding(pod, other.endedMs!);
+  });
+  // Without names: how likely is it that all were on the one pod of several?
+  const endings = [...cluster.pods.values()].filter((pod) => isEnding(pod, handover.endedMs!));
+  const others = [...endpointsOf(cluster)].filter(([uid, { ready }]) =>
+    ready && !endings.some((pod) => pod.uid === uid)
+  );
+  const everybody = together.length >= sessions && (1 + others.length) ** (1 - together.length) < UNLIKELY;
+  return { together: together.length, elsewhere: elsewhere.length, everybody };
+}
+
+/** What the evidence says around one session's end; what it does not say is undefined, and is the ground of nothing. */
+interface Ending {
+  pod: Pod;
+  cutMs: number;
+  openedMs: number;
+  /** Fell silent: when the end came is not known. */
+  silent: boolean;
+  noticed: boolean;
+  handover: Handover;
+  deleted: Moment | undefined;
+  /** There is a deletion of which nobody can tell whether it came before the cut. */
+  unsure: boolean;
+  /** The application's end, where it can be the session's end as well; and where it surely came later, how much. */
+  exit: Moment | undefined;
+  ranOnMs: number;
+  /** Another container's end, which can be the session's end. */
+  other: Moment | undefined;
+  sigtermMs: number | null;
+  company: Company;
+}
+
+function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
+  const { endedMs, symptom, noticeMs } = handover;
+  const [cutMs, openedMs, silent] = [endedMs!, handover.openedMs ?? 0, symptom === "STALLED"];
+  const first = when(pod, "deleted");
+  const deleted = first !== undefined && first.atMs <= cutMs + READ_LATE_MS && pod.wasBy(first, cutMs)
+    ? first
+    : undefined;
+  const unsure = first !== undefined && deleted === undefined && first.atMs <= cutMs + TOLD_LATE_MS;
+  const exits = exitsOf(pod, openedMs);
+  const own = exits.find(({ container }) => container === pod.container);
+  const ranOnMs = own === undefined || silent ? 0 : pod.span(own)[0] - cutMs;
+  const isEnd = (exit: Moment) =>
+    silent ||
+    (exit.stampMs === undefined && deleted === undefined
+      ? exit.atMs <= cutMs + 2 * READ_LATE_MS
+      : middle(pod.span(exit)) <= cutMs + INSTANT_MS);
+  const other = exits.find((exit) =>
+    exit.container !== pod.container && isEnd(exit) && pod.span(exit)[1] >= cutMs - INSTANT_MS
+  );
+  const ending = { pod, cutMs, silent, deleted, sigtermMs: pod.sigterm?.atMs ?? null };
+  const outlived = deleted !== undefined && isBeforeSigterm(ending, true) && ranOnMs > INSTANT_MS / 5;
+  return {
+    pod,
+    cutMs,
+    openedMs,
+    silent,
+    noticed: noticeMs !== null,
+    handover,
+    deleted,
+    unsure,
+    exit: own !== undefined && isEnd(own) && !outlived ? own : undefined,
+    ranOnMs,
+    other,
+    sigtermMs: pod.sigterm?.atMs ?? null,
+    company,
+  };
+}
+
+/** Signals by which a process ends itself, by the exit code that they leave (128 + signal); 2 is what a Go panic leaves. */
+const CRASHES: Record<number, string> = {
+  2: "an uncaught panic, or the application's own",
+  132: "SIGILL",
+  134: "SIGABRT",
+  135: "SIGBUS",
+  136: "SIGFPE",
+  139: "SIGSEGV",
+};
+
+/** The evidence for a cause; null: it cannot be told, and nothing that follows is certain either; undefined: not this one. */
+type Row = [cause: Cause, evidence: (ending: Ending) => string | null | undefined];
+
+/** Section by section of what can end a session: the first that matches names the cause. */
+const DIAGNOSES: Row[] = [
+  [
+    "INTERMEDIARY_CUT",
+    ({ company: { together, elsewhere, everybody } }) =>
+      elsewhere === 0
+        ? (everybody ? null : undefined)
+        : `${together} sessions were cut at once, ${elsewhere} of them on pods that were not ending`,
+  ],
+  [
+    "ENDPOINT_RACE",
+    ({ deleted, openedMs }) =>
+      deleted !== undefined && openedMs > deleted.atMs
+        ? `opened ${duration(openedMs - deleted.atMs)} after its pod's deletion`
+        : undefined,
+  ],
+  ["OOM_KILLED", ({ pod, exit, other }) => {
+    const killed = [exit, other].find((one) => one?.reason === "OOMKilled");
+    if (killed === undefined) return undefined;
+    const limit = pod.limitOf(killed.container!);
+    return `${killed.text}${limit === null ? "" : `, the limit is ${limit}`}${
+      killed === exit ? `, restart ${pod.restarts}` : ""
+    }`;
+  }],
+  ["CRASHED", ({ exit, deleted }) => {
+    const signal = exit && CRASHES[exit.code!];
+    if (signal === undefined) return undefined;
+    return `${exit!.text}, ${signal}${deleted ? ` ${duration(exit!.atMs - deleted.atMs)} after the deletion` : ""}`;
+  }],
+  ["LIVENESS_KILLED", (ending) => livenessKill(ending)?.text],
+  ["EVICTED", (ending) => evictionOf(ending)?.text],
+  ["CRASHED", ({ pod, exit, other, deleted }) => {
+    const ended = exit ?? other;
+    if (ended === undefined || (deleted !== undefined && !isBefore(pod, ended, deleted))) return undefined;
+    return `${ended.text} without a deletion${ended === exit ? `, restart ${pod.restarts}` : ""}`;
+  }],
+  ["NO_POD_EVENT", ({ pod, deleted, unsure, exit, ranOnMs, openedMs, cutMs }) => {
+    if (deleted !== undefined) return undefined;
+    // What is told late may still have been the end.
+    const late = exitsOf(pod, openedMs).some((one) => pod.span(one)[0] <= cutMs + TOLD_LATE_MS);
+    if (unsure || exit !== undefined || (ranOnMs > 0 && late)) return null;
+    return `${pod.name} was neither deleted nor restarted${nearestTo(pod, cutMs)}`;
+  }],
+  ["FORCE_DELETED", ({ pod, cutMs, exit }) => {
+    const deletions = pod.moments.filter(({ kind }) => kind === "deleted");
+    const by = exit === undefined ? undefined : killedBy(pod, exit);
+    const forced = deletions.find((one, index) =>
+      one.graceMs === 0 || (index > 0 && one === by && one.graceMs! <= 1000)
+    );
+    if (forced === undefined || (exit !== undefined && by === undefined) || forced.atMs > cutMs + READ_LATE_MS) {
+      return undefined;
+    }
+    if (forced.atMs > cutMs + INSTANT_MS / 2) return null;
+    const times = deletions.length > 1 ? "deleted again" : "deleted";
+    return `${times} with a grace of ${forced.graceMs! / 1000}`;
+  }],
+  ["GRACE_SHORTENED", ({ pod, exit }) => {
+    const by = exit && killedBy(pod, exit);
+    if (by === undefined || by.graceMs! >= pod.specifiedGraceMs) return undefined;
+    const [left, all] = [by.graceMs! / 1000, pod.specifiedGraceMs / 1000];
+    return `${exit!.text} at the end of ${left}s of grace; the specification says ${all}s`;
+  }],
+  ["SIGKILL_AT_GRACE", (ending) => {
+    const { pod, exit, deleted, noticed, handover: { endedMs, noticeMs, remaining } } = ending;
+    if (exit === undefined || killedBy(pod, exit) === undefined) return undefined;
+    const grace = `${pod.graceMs / 1000}s`;
+    if (noticed) {
+      const { announced, intervalMs } = remaining ?? {};
+      const needs = announced && intervalMs ? `drain needs ${duration(announced * intervalMs)}, ` : "";
+      const leftMs = pod.graceMs - Math.max(0, endedMs! - noticeMs! - deleted!.atMs);
+      return `${needs}preStop left ${duration(Math.max(0, leftMs))} of ${grace}`;
+    }
+    if (tookAllGrace(pod)) return `preStop (${pod.preStop?.text}) took all ${grace} of grace`;
+    const heard = heardSigterm(pod, exit);
+    return heard &&
+      `stopped serving ${duration(heard.atMs - deleted!.atMs)} after the deletion, not ended after ${grace} of grace`;
+  }],
+  [
+    "SIGTERM_IGNORED",
+    ({ pod, exit }) => exit && killedBy(pod, exit) && `${exit.text} after ${duration(pod.graceMs)} of grace`,
+  ],
+  ["SIDECAR_ENDED", ({ pod, exit, other, ranOnMs, deleted, cutMs }) => {
+    if (other === undefined || !pod.isSidecar(other.container)) return undefined;
+    const own = exit ?? exitsOf(pod, cutMs).find(({ container }) => container === pod.container);
+    const after = `${other.text} ${duration(Math.max(0, other.atMs - deleted!.atMs))} after the deletion`;
+    if (ranOnMs > INSTANT_MS / 5) return `${after}, ${pod.container} ran on`;
+    if (own?.stampMs === undefined || other.stampMs === undefined) return undefined;
+    // In one second of the stamps each may have been the first.
+    return own.stampMs > other.stampMs
+      ? `${after}, ${pod.container} later`
+      : own.stampMs < other.stampMs
+      ? undefined
+      : null;
+  }],
+  ["PRESTOP_FAILED", ({ pod, noticed, cutMs, deleted, exit, ranOnMs }) => {
+    const failed = when(pod, "prestop-failed");
+    if (failed === undefined || pod.preStop === null || tookAllGrace(pod) || !pod.wasBy(failed, cutMs)) {
+      return undefined;
+    }
+    // Who exits at SIGTERM would have done so after the hook as well, unless the hook is what drains: it does not only sleep.
+    const { ms, text } = pod.preStop;
+    if (exit === undefined ? ranOnMs <= INSTANT_MS / 5 : noticed || ms !== null) return undefined;
+    return cutMs < deleted!.atMs + (ms ?? Infinity) ? `${failed.text} (${text})` : undefined;
+  }],
+  ["EXITED_AT_SIGTERM", (ending) => {
+    const { noticed, exit, deleted, pod } = ending;
+    if (noticed || exit === undefined || isBeforeSigterm(ending, true)) return undefined;
+    // Killed, and not for its grace; or perhaps before SIGTERM, and perhaps not its end.
+    if (exit.code === 137 || isOpen(ending, exit)) return null;
+    const heard = when(pod, "not-serving");
+    const closed = heard !== undefined && exit.atMs - heard.atMs > 2 * INSTANT_MS
+      ? ", its upgraded connections with it"
+      : "";
+    return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion${closed}`;
+  }],
+  ["EXIT_BEFORE_FLUSH", (ending) => {
+    const { noticed, exit, deleted } = ending;
+    if (!noticed || exit === undefined) return undefined;
+    if (exit.code === 137 || isOpen(ending, exit)) return null;
+    return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion, amid the drain`;
+  }],
+  ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, silent }) => {
+    if (silent || sigtermMs === null || ranOnMs <= INSTANT_MS) return undefined;
+    if (Math.abs(cutMs - sigtermMs) > INSTANT_MS) return undefined;
+    return `cut ${duration(Math.max(0, cutMs - sigtermMs))} after SIGTERM; the process ran on for ${duration(ranOnMs)}`;
+  }],
+  ["INTERMEDIARY_CUT", (ending) => {
+    const { pod, deleted, sigtermMs, cutMs, ranOnMs, silent } = ending;
+    if (silent || sigtermMs === null || cutMs >= deleted!.atMs + pod.graceMs) return undefined;
+    if (cutMs < sigtermMs && !isBeforeSigterm(ending, true)) return null;
+    if (ranOnMs <= (isBeforeSigterm(ending, true) ? INSTANT_MS / 5 : INSTANT_MS)) return undefined;
+    return `cut ${duration(Math.max(0, cutMs - deleted!.atMs))} after the deletion; the pod ran on for ${
+      duration(ranOnMs)
+    }`;
+  }],
+];
+
+const middle = ([earliestMs, latestMs]: readonly [number, number]): number => (earliestMs + latestMs) / 2;
+
+/** Whether an exit came before a deletion: it was told by an object that was not being deleted, or its stamp says so. */
+function isBefore(pod: Pod, exit: Moment, deleted: Moment): boolean {
+  return pod.moments.indexOf(exit) < pod.moments.indexOf(deleted) || exit.stampMs! < deleted.stampMs!;
+}
+
+/** Whether the session ended before SIGTERM came: as it looks; or surely, however late the deletion was read. */
+function isBeforeSigterm(
+  { pod, deleted, sigtermMs, cutMs, silent }: Pick<Ending, "pod" | "deleted" | "sigtermMs" | "cutMs" | "silent">,
+  surely: boolean,
+): boolean {
+  if (silent || sigtermMs === null) return false;
+  return cutMs < sigtermMs - Math.max(INSTANT_MS / 2, surely ? readLateMs(pod, deleted!) : 0);
+}
+
+/** Whether an exit looks too late for a session that looks too early for SIGTERM. */
+function isOpen(ending: Ending, exit: Moment): boolean {
+  return isBeforeSigterm(ending, false) && exit.atMs - ending.cutMs >= INSTANT_MS;
+}
+
+/** How late a deletion can have been read. */
+function readLateMs(pod: Pod, deleted: Moment): number {
+  return Math.min(READ_LATE_MS, deleted.atMs - pod.span(deleted)[0]);
+}
+
+/** Kubelet's kill for a failed probe; where only the probe's failures were seen, an exit as a kill leaves it says the rest. */
+function livenessKill({ pod, exit, deleted, openedMs, cutMs }: Ending): Moment | undefined {
+  const isOwn = ({ container = pod.container }: Moment) => container === pod.container;
+  const kill = pod.moments.find((one) =>
+    one.kind === "liveness" && isOwn(one) && one.atMs > openedMs && pod.wasBy(one, cutMs)
+  );
+  if (kill !== undefined) return deleted === undefined || kill.atMs < deleted.atMs ? kill : undefined;
+  const unhealthy = when(pod, "unhealthy");
+  const killed = deleted === undefined && exit !== undefined && [0, 137, 143].includes(exit.code!) &&
+    exit.reason !== "OOMKilled";
+  return unhealthy !== undefined && isOwn(unhealthy) && killed && pod.wasBy(unhealthy, cutMs) ? unhealthy : undefined;
+}
+
+function evictionOf({ pod, cutMs }: Ending): Moment | undefined {
+  return pod.moments.find((one) => one.kind === "evicted" && pod.wasBy(one, cutMs));
+}
+
+/** Whether the hook was still running when the grace was over: it is as long, or died there. */
+function tookAllGrace(pod: Pod): boolean {
+  const [deleted, failed] = [when(pod, "deleted")!, when(pod, "prestop-failed")];
+  if (failed !== undefined) return failed.atMs >= deleted.atMs + pod.graceMs - 1500;
+  return (pod.preStopMs ?? 0) >= pod.graceMs;
+}
+
+/** What shows that SIGTERM was heard: readiness went down long before the end. */
+function heardSigterm(pod: Pod, exit: Moment): Moment | undefined {
+  return pod.moments.find(({ kind, atMs }) =>
+    kind === "not-serving" && atMs >= when(pod, "deleted")!.atMs - READ_LATE_MS && atMs < exit.atMs - 2 * INSTANT_MS
+  );
+}
+
+/** What happened nearest to a cut, and can have to do with it: the endpoint went before it, a node is missed after it. */
+function nearestTo(pod: Pod, cutMs: number): string {
+  const awayMs = ({ kind, atMs }: Moment) =>
+    kind === "node-lost" || kind === "unhealthy" || (/endpoint|serving/.test(kind) && atMs <= cutMs)
+      ? Math.abs(atMs - cutMs)
+      : Infinity;
+  const [nearest] = pod.moments.toSorted((a, b) => awayMs(a) - awayMs(b));
+  if (nearest === undefined || awayMs(nearest) > NODE_LATE_MS) return "";
+  return `; ${duration(awayMs(nearest))} ${nearest.atMs <= cutMs ? "before" : "after"}: ${nearest.text}`;
+}
+
+/** Why a handover failed, and the numbers that show it; null where the evidence does not decide. The first match wins. */
+export function diagnose(
+  handover: Handover,
+  pod: Pod | undefined,
+  company: Company = ALONE,
+): { cause: Cause; evidence: string } | null {
+  const { symptom, code, dialect, endedMs, readyEndpoints, lastOnEndingMs } = handover;
   if (symptom === null || endedMs === null) return null;
   if (symptom === "SLOW_RECONNECT" || symptom === "SAME_SERVER") {
     if (symptom === "SLOW_RECONNECT" && readyEndpoints === 0) {
-      return because("NO_READY_PEER", "no ready endpoint to dial");
+      return { cause: "NO_READY_PEER", evidence: "no ready endpoint to dial" };
     }
     if (lastOnEndingMs === null) return null;
-    return because("ENDPOINT_RACE", `last dial that reached the ending pod at +${duration(lastOnEndingMs)}`);
+    return {
+      cause: "ENDPOINT_RACE",
+      evidence: `last dial that reached the ending pod at +${duration(lastOnEndingMs)}`,
+    };
   }
-  const abrupt = ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom);
-  if (!abrupt && !(dialect === "plain" && code === null)) return null;
+  if (!isAbrupt(symptom) && !(dialect === "plain" && code === null)) return null;
   // Without numbers a session that no pod's end explains has an explanation; a pod that nobody knows is none.
-  if (pod === undefined) return dialect === "v1" ? null : because("NO_POD_EVENT", "no pod was ending");
+  if (pod === undefined) return dialect === "v1" ? null : { cause: "NO_POD_EVENT", evidence: "no pod was ending" };
+  const ending = endingOf(handover, pod, company);
+  for (const [cause, evidenceOf] of DIAGNOSES) {
+    const evidence = evidenceOf(ending);
+    if (evidence === null) return null;
+    if (evidence !== undefined) return { cause, evidence };
+  }
+  return null;
+}
 
-  const exit = exitOf(pod, openedMs, endedMs);
-  const moment = when(pod, "deleted");
-  // What was asked for after the cut did not cause it.
-  const deleted = moment !== undefined && moment.atMs <= endedMs + EVENT_LAG_MS / 2 ? moment : undefined;
-  const noticed = noticeMs !== null;
-  const killed = wasKilledAtGrace(pod);
-  const of = `of ${pod.graceMs / 1000}s`;
-  if (exit?.reason === "OOMKilled") {
-    const limit = pod.memoryLimit === null ? "" : `, the limit is ${pod.memoryLimit}`;
-    return because("OOM_KILLED", `${exit.text}${limit}, restart ${pod.restarts}`);
-  }
-  if (exit !== undefined && (moment === undefined || exit.atMs < moment.atMs)) {
-    return because("CRASHED", `${exit.text} without a deletion, restart ${pod.restarts}`);
-  }
-  if (deleted === undefined) return because("NO_POD_EVENT", `${pod.name} was neither deleted nor restarted`);
-  if (pod.forced) return because("FORCE_DELETED", "deleted with a grace of 0");
-  const hook = when(pod, "prestop-failed");
-  if (hook !== undefined) return because("PRESTOP_FAILED", hook.text);
+const isAbrupt = (symptom: Symptom): boolean => ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom);
 
-  const cutMs = Math.max(0, endedMs - deleted.atMs);
-  const ranOnMs = exit === undefined ? undefined : exit.atMs - endedMs;
-  // A cut before SIGTERM can have come, or long before the exit, was not the process's end. (A deletion may be read late.)
-  const early = symptom !== "STALLED" &&
-    ((cutMs < pod.preStopMs - 500 && (ranOnMs ?? Infinity) >= 1000) || (ranOnMs ?? 0) > 3000);
-  if (exit !== undefined && !early) {
-    if (killed && noticed) {
-      const { announced, intervalMs } = remaining ?? {};
-      const needs = announced && intervalMs ? `drain needs ${duration(announced * intervalMs)}, ` : "";
-      const left = pod.graceMs - Math.max(0, endedMs - noticeMs - deleted.atMs);
-      return because("SIGKILL_AT_GRACE", `${needs}preStop left ${duration(Math.max(0, left))} ${of}`);
-    }
-    if (killed) return because("SIGTERM_IGNORED", `${exit.text} after ${duration(pod.graceMs)} of grace`);
-    const after = `${exit.text} ${duration(exit.atMs - deleted.atMs)} after the deletion`;
-    if (!noticed) return because("EXITED_AT_SIGTERM", after);
-    if (exit.code !== 137 && ranOnMs! < 1000) return because("EXIT_BEFORE_FLUSH", `${after}, amid the drain`);
-    if (exit.code === 137 && ranOnMs! < 1000) return because("CRASHED", `${after}, before its grace ${of} was over`);
-  }
-  if (exit === undefined && when(pod, "gone") && !early) return null; // nobody saw how it ended
-  const after = ranOnMs === undefined ? "was still running when its grace was over" : `ran on for ${duration(ranOnMs)}`;
-  return because("INTERMEDIARY_CUT", `cut ${duration(cutMs)} after the deletion; the pod ${after}`);
+/** What is certainly not the cause, although no other is known. */
+const RULED_OUT: Partial<Record<Cause, (ending: Ending) => boolean>> = {
+  ENDPOINT_RACE: ({ deleted, unsure, openedMs }) => !unsure && (deleted === undefined || openedMs <= deleted.atMs),
+  OOM_KILLED: ({ exit }) => exit !== undefined,
+  CRASHED: ({ exit, deleted }) => exit !== undefined && exit.code !== 137 && deleted !== undefined,
+  LIVENESS_KILLED: ({ deleted }) => deleted !== undefined,
+  FORCE_DELETED: ({ pod, exit }) => exit !== undefined || !pod.moments.some(({ graceMs }) => graceMs === 0),
+  GRACE_SHORTENED: ({ pod, exit }) =>
+    (exit !== undefined && exit.code !== 137) ||
+    !pod.moments.some(({ graceMs = Infinity }) => graceMs < pod.specifiedGraceMs),
+  SIGKILL_AT_GRACE: (ending) => isLongBeforeGrace(ending) || ending.pod.specifiedGraceMs > ending.pod.graceMs,
+  SIGTERM_IGNORED: (ending) =>
+    ending.noticed || isLongBeforeGrace(ending) || ending.pod.specifiedGraceMs > ending.pod.graceMs,
+  SIDECAR_ENDED: ({ pod }) => !pod.hasSidecars,
+  PRESTOP_FAILED: ({ pod }) => pod.preStop === null || when(pod, "prestop-failed") === undefined,
+  EXITED_AT_SIGTERM: (ending) => ending.noticed || isUntouched(ending) || isBeforeSigterm(ending, true),
+  EXIT_BEFORE_FLUSH: (ending) => !ending.noticed || isUntouched(ending),
+  CUT_AT_SIGTERM: (ending) => isUntouched(ending) || isBeforeSigterm(ending, true),
+  NO_READY_PEER: () => true,
+  NO_POD_EVENT: ({ deleted, exit }) => deleted !== undefined || exit !== undefined,
+};
+
+const isUntouched = ({ deleted, unsure }: Ending): boolean => deleted === undefined && !unsure;
+
+function isLongBeforeGrace(ending: Ending): boolean {
+  const { pod, deleted, cutMs, exit, silent } = ending;
+  if (isUntouched(ending) || (exit !== undefined && exit.code !== 137)) return true;
+  return !silent && deleted !== undefined && cutMs < deleted.atMs + pod.graceMs - 2 * INSTANT_MS;
+}
+
+/** Where no cause is certain: those of which the evidence rules out none; null where there is no evidence. */
+export function suspects(handover: Handover, pod: Pod | undefined): Cause[] | null {
+  const { symptom, endedMs } = handover;
+  if (symptom === null || endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
+  const ending = endingOf(handover, pod, ALONE);
+  return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending));
 }
 
 // ==== The conventions =======================================================================

@@ -4,7 +4,7 @@
 //   node rehearse.mjs --sessions 100 --fault exit-mid-drain
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -18,7 +18,7 @@ const OWN = {
   command: ["COMMAND", "node dist/{role}.js", "another build of this project: {role} is server or client"],
 };
 /** Settings that the rehearsal itself must choose. */
-const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeout"];
+const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeout", "disrupt", "evidence"];
 /** Settings without which there is no rehearsal: a program that does not have them is another one. */
 const NEEDED = {
   server: ["port", "host", "admin-port", "name", "fault", "remaining-interval", "spread"],
@@ -73,8 +73,12 @@ async function main() {
 
   const urls = servers.flatMap(({ url }) => ["--url", url]);
   const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
+  // An older build knows no evidence, and names no cause.
+  if (options.knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
   const command = [...commandFor("client", own.command), ...flags, ...handedThrough.client];
   const client = new Program(guard, "client", command, colours(process.stdout));
+  const kubelet = new Kubelet((line) => options.knowsEvidence && client.hear(line), own.graceMs);
+  for (const server of servers) kubelet.run(server);
   const adminPort = portIn(await client.says("started"), /admin port (\d+)|"adminPort":(\d+)/, client);
   const ask = (path) => get(`http://127.0.0.1:${adminPort}${path}`);
   const idleClientBytes = client.residentBytes();
@@ -92,6 +96,7 @@ async function main() {
   const crashed = victim.hasExited;
   const signalledAt = performance.now();
   let killed = false;
+  if (!crashed) kubelet.delete(victim);
   victim.terminate();
   const kill = setTimeout(() => killed = victim.kill(), own.graceMs);
   victim.exited.then(() => clearTimeout(kill));
@@ -101,6 +106,7 @@ async function main() {
 
   // Wait, until the victim's sessions have been judged.
   const exit = await victim.exited;
+  kubelet.end(victim, exit);
   await untilSettled(client, ask);
   client.terminate();
   const { code } = await client.exited;
@@ -115,7 +121,7 @@ async function main() {
   const findings = [];
   const unjudged = whyUnjudged(result.handovers, victim, held);
   if (unjudged !== null) findings.push({ name: "NOT_JUDGED", text: unjudged });
-  if (killed) {
+  if (killed && !options.knowsEvidence) {
     const name = result.verdict === "PASS" ? "EXIT_HUNG" : "SIGKILL";
     const text = `${victim.name} had not exited ${own.graceMs / 1000} s after SIGTERM, and was killed with SIGKILL`;
     findings.push({ name, text });
@@ -203,6 +209,49 @@ function killGroup(pid) {
   }
 }
 
+/** Tells the client what a cluster's watches would tell of the servers: each is a pod with one container. */
+class Kubelet {
+  #tell;
+  #graceMs;
+  #pods = new Map();
+
+  constructor(tell, graceMs) {
+    this.#tell = tell;
+    this.#graceMs = graceMs;
+  }
+
+  run({ name }) {
+    const status = { name: "server", restartCount: 0, state: { running: {} } };
+    this.#pods.set(name, {
+      metadata: { name, uid: name, resourceVersion: "" },
+      spec: { terminationGracePeriodSeconds: this.#graceMs / 1000, containers: [{ name: "server" }] },
+      status: { phase: "Running", conditions: [{ type: "Ready", status: "True" }], containerStatuses: [status] },
+    });
+    this.#show(name, "ADDED");
+  }
+
+  delete({ name }) {
+    const { metadata } = this.#pods.get(name);
+    metadata.deletionTimestamp = new Date(Date.now() + this.#graceMs).toISOString();
+    metadata.deletionGracePeriodSeconds = this.#graceMs / 1000;
+    this.#show(name, "MODIFIED");
+  }
+
+  /** The process has ended: as a container runtime says it, with 128 + the signal that ended it. */
+  end({ name }, { code, signal }) {
+    const { status } = this.#pods.get(name);
+    const exitCode = code ?? 128 + constants.signals[signal];
+    const terminated = { exitCode, reason: exitCode === 0 ? "Completed" : "Error", containerID: name };
+    Object.assign(status, { phase: exitCode === 0 ? "Succeeded" : "Failed", conditions: [] });
+    status.containerStatuses[0].state = { terminated };
+    this.#show(name, "MODIFIED");
+  }
+
+  #show(name, type) {
+    this.#tell(JSON.stringify({ stream: "pods", type, object: this.#pods.get(name) }));
+  }
+}
+
 /** A program that the rehearsal runs; where it has a name, its log lines go on to stderr with it before them. */
 class Program {
   name;
@@ -218,9 +267,10 @@ class Program {
 
   constructor(guard, name, [file, ...args], env = {}) {
     this.name = name;
-    const options = { detached: true, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } };
+    const options = { detached: true, stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...env } };
     this.#child = spawn(file, args, options);
-    const { pid, stdout, stderr } = this.#child;
+    const { pid, stdin, stdout, stderr } = this.#child;
+    stdin.on("error", () => {}); // it has ended, or does not listen
     if (pid !== undefined) guard.add(pid);
     const keep = (text) => {
       if (this.output.length < MAX_OUTPUT) this.output += text;
@@ -272,6 +322,11 @@ class Program {
         reject(new UserError(code === 2 ? "" : `${this.name} ended before it said '${action}'`)); // with 2 it has said why
       });
     });
+  }
+
+  /** A line for its stdin. */
+  hear(line) {
+    this.#child.stdin.write(`${line}\n`);
   }
 
   /** SIGTERM, once, to the process alone: kubelet signals a container's PID 1. */
@@ -430,6 +485,7 @@ async function readOptions(guard) {
     own,
     handedThrough,
     sessions: Number(value("client", "sessions")),
+    knowsEvidence: Object.hasOwn(client, "evidence"),
     remainingIntervalMs: durationMs(value("server", "remaining-interval"), "ms"),
     spreadMs: durationMs(value("server", "spread"), "ms"),
     json: given.json,

@@ -29,7 +29,7 @@ import mri from "mri";
 /**
  * @typedef {import("./client.ts").Result} Result
  * @typedef {import("./protocol.ts").Handover} Handover
- * @typedef {import("./protocol.ts").Pod} Pod
+ * @typedef {import("./protocol.ts").PodReport} Pod
  * @typedef {import("./protocol.ts").Rule} Rule
  * @typedef {import("./protocol.ts").Range} Range
  * @typedef {import("./protocol.ts").Cause} Cause
@@ -374,15 +374,10 @@ export function timeline(pod, { handovers, disruption }) {
     const until = lastMs - firstMs > 100 ? `, the last at ${signed(lastMs - zero)}` : "";
     return [{ atMs: firstMs, text: `${what}: ${count(known.length, "session")}${until}` }];
   };
-  const deleted = when(pod, "deleted");
-  const sigterm = deleted === undefined || pod.forced ? [] : [{
-    atMs: deleted.atMs + pod.preStopMs,
-    text: pod.preStopMs > 0 ? `SIGTERM at the earliest: preStop.sleep is over` : "SIGTERM at the earliest",
-  }];
   return [
     ...disruption === null || disruption.pod !== pod.name ? [] : [{ atMs: disruption.atMs, text: disruption.kind }],
     ...pod.moments,
-    ...sigterm,
+    ...pod.sigterm == null ? [] : [pod.sigterm],
     ...sessions("SHUTDOWN", own.map(({ toldMs }) => toldMs)),
     ...sessions(
       "CLOSE",
@@ -1320,7 +1315,7 @@ const RESULT = {
   probes: isCounts,
   disruption: (/** @type {unknown} */ value) =>
     value === null || problemOf(value, { kind: "string", pod: "string?", atMs: "number" }, "it") === undefined,
-  pods: [{ name: "string", preStopMs: "number", moments: [{ atMs: "number", kind: "string", text: "string" }] }],
+  pods: [{ name: "string", moments: [{ atMs: "number", kind: "string", text: "string" }] }],
   findings: [{ name: "string", text: "string" }],
   settings: { expect: ["string"] },
   handovers: [{

@@ -8,16 +8,18 @@ import { createServer as createHttpsServer } from "node:https";
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import process from "node:process";
 import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import { decode, encode, type Frame, type KubernetesObject, type Stream, SUBPROTOCOL } from "../protocol.ts";
-import { Lateness, type Result } from "../client.ts";
+import type { Result } from "../client.ts";
 
-const ownLateness = new Lateness();
+const delay = monitorEventLoopDelay();
+delay.enable();
 
 /** What an upper limit of a time may be exceeded by: nearly nothing on a quiet machine, more the busier it has been. */
-export const slackMs = (): number => 5 * ownLateness.maxMs;
+export const slackMs = (): number => 5 * delay.max / 1e6;
 
 /** A started program: its output so far, and promises for what is still to come. */
 export interface Program {

@@ -37,6 +37,8 @@ interface Sight {
   /** With a close frame; `said`: with CLOSE alone. */
   closed?: boolean;
   said?: boolean;
+  /** Its last message, where that was not just before. */
+  lastAt?: number;
   openedAt?: number;
   dialect?: "v1" | "plain";
   /** The pod, where it is not the victim; its name, or the end of it. */
@@ -64,17 +66,18 @@ const drained = (noticeAt: number, at: number, more: Partial<Sight> = {}): Sight
 const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | null, cause: Cause | `${Cause}: ${string}` | null][] = [
   // SIGTERM comes at 2.13 s, after the preStop; exit 0 at 2.29 s.
   ["delete-graceful", drained(2140, 2200), "drained", null, null],
-  ["delete-graceful", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 2.08s"],
-  ["delete-graceful", cut(1285), "cut before SIGTERM could come, 1 s before the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 1.15s after the deletion; the pod ran on for 1.00s"],
-  ["delete-graceful", cut(1286), "cut less than 1 s before the exit, though the deletion was read late", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
-  ["delete-graceful", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
-  ["delete-graceful", cut(2700), "cut, as it was seen, after the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
-  ["delete-graceful", drainCut(300, 400), "cut amid a drain that began in the preStop", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 266ms after the deletion; the pod ran on for 1.89s"],
-  ["delete-graceful", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.15s after the deletion, amid the drain"],
+  ["delete-graceful", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 642ms"],
+  ["delete-graceful", cut(541), "cut before SIGTERM could come, and the process lived", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 407ms after the deletion; the pod ran on for 301ms"],
+  ["delete-graceful", cut(700), "cut before SIGTERM could come, and perhaps with the process", "CUT_WITHOUT_NOTICE", null],
+  ["delete-graceful", cut(1286), "cut less than 1 s before the exit, though the deletion may have been read late", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.11s after the deletion"],
+  ["delete-graceful", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.11s after the deletion"],
+  ["delete-graceful", cut(2700), "cut, as it was seen, after the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.11s after the deletion"],
+  ["delete-graceful", drainCut(300, 400), "cut amid a drain that began in the preStop", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 266ms after the deletion; the pod ran on for 442ms"],
+  ["delete-graceful", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.11s after the deletion, amid the drain"],
   ["delete-graceful", drainCut(2140, 2200, { from: "jqvm8" }), "cut amid a drain of the other pod", "CUT_DURING_DRAIN", "NO_POD_EVENT: server-deployment-d45b66bb7-jqvm8 was neither deleted nor restarted"],
   ["delete-graceful", cut(2200, { from: "stranger" }), "cut from a server that is no pod", "CUT_WITHOUT_NOTICE", null],
-  ["delete-graceful", cut(-2366), "cut just before the deletion", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 0ms after the deletion; the pod ran on for 4.65s"],
-  ["delete-graceful", cut(-2367), "cut before the deletion", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"],
+  ["delete-graceful", cut(-2366), "cut before the deletion, which may have been told late", "CUT_WITHOUT_NOTICE", null],
+  ["delete-graceful", cut(-14_867, { openedAt: -40_000 }), "cut long before the deletion", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d45b66bb7-dlw2s was neither deleted nor restarted"],
   ["delete-graceful", { at: 2200, closed: true }, "closed without a notice", "NO_NOTICE", null],
   // SIGKILL at 8.14 s, where the grace ends; its exit is seen at 8.29 s.
   ["delete-sigterm-ignored", cut(8200), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
@@ -84,28 +87,29 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   ["delete-sigterm-ignored", silent(12_500), "silent, and given up after the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
   ["delete-sigterm-ignored", silent(4000), "silent, and given up long before the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
   ["delete-sigterm-ignored", silent(8200, { noticeAt: 2150 }), "silent amid the drain", "STALLED", "SIGKILL_AT_GRACE: drain needs 10.0s, preStop left 5.99s of 8s"],
-  ["delete-sigterm-ignored", cut(5288), "cut 3 s before the exit", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
-  ["delete-sigterm-ignored", cut(5287), "cut more than 3 s before the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 5.15s after the deletion; the pod ran on for 3.00s"],
-  ["delete-sigterm-ignored", drainCut(2150, 5200), "cut amid the drain, long before the exit", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 5.06s after the deletion; the pod ran on for 3.09s"],
+  ["delete-sigterm-ignored", cut(7300), "cut a second before the exit", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", cut(6500), "cut before the exit, and nobody can tell how long", "CUT_WITHOUT_NOTICE", null],
+  ["delete-sigterm-ignored", cut(5287), "cut long before the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 5.15s after the deletion; the pod ran on for 1.85s"],
+  ["delete-sigterm-ignored", drainCut(2150, 5200), "cut amid the drain, long before the exit", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 5.06s after the deletion; the pod ran on for 1.94s"],
   ["delete-sigterm-ignored", cut(8200, { from: "gvlgx" }), "cut from the other pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-5c49c9685b-gvlgx was neither deleted nor restarted"],
-  ["killed 1.01 s before its grace is over", cut(7050), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 137 (Error) 6.99s after the deletion"],
-  ["killed 1.01 s before its grace is over", drainCut(2150, 7050), "cut after a notice", "CUT_DURING_DRAIN", "CRASHED: exit 137 (Error) 6.99s after the deletion, before its grace of 8s was over"],
+  ["killed 1.01 s before its grace is over", cut(7050), "cut without a notice", "CUT_WITHOUT_NOTICE", null],
+  ["killed 1.01 s before its grace is over", drainCut(2150, 7050), "cut after a notice", "CUT_DURING_DRAIN", null],
   ["killed 1 s before its grace is over", cut(7050), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
   ["with a grace of 60 s", cut(60_200), "cut without a notice", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 1m00s of grace"],
   ["with a grace of 60 s", silent(10_000), "silent, and given up 50 s before the end", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 1m00s of grace"],
-  ["with a grace of 60 s", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 59ms after the deletion; the pod ran on for 1m00s"],
+  ["with a grace of 60 s", cut(200), "cut long before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 59ms after the deletion; the pod ran on for 58.9s"],
   ["exited as its grace was over", cut(8200), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 1 (Error) 8.15s after the deletion"],
   ["exited as its grace was over", drainCut(2150, 8200), "cut after a notice", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 1 (Error) 8.15s after the deletion, amid the drain"],
   // Exit 3 at 2.27 s, right after the preStop.
   ["delete-exit-3", cut(2200), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
   ["delete-exit-3", drainCut(2130, 2200), "cut after a notice", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 3 (Error) 2.15s after the deletion, amid the drain"],
   ["delete-exit-3", silent(3500), "silent", "STALLED", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
-  ["without preStop", drainCut(1000, 1271), "cut amid the drain, 1 s before the exit", "CUT_DURING_DRAIN", "INTERMEDIARY_CUT: cut 1.15s after the deletion; the pod ran on for 1.00s"],
+  ["without preStop", drainCut(300, 400), "cut amid the drain, at SIGTERM, and perhaps before the exit", "CUT_DURING_DRAIN", null],
   ["without preStop", drainCut(1000, 1272), "cut amid the drain, less than 1 s before the exit", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 3 (Error) 2.15s after the deletion, amid the drain"],
-  ["without preStop", cut(130), "cut at the deletion", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.15s after the deletion"],
+  ["without preStop", cut(130), "cut at the deletion, and perhaps long before the exit", "CUT_WITHOUT_NOTICE", null],
   ["without the exit", cut(2200), "cut without a notice, and nobody saw the exit", "CUT_WITHOUT_NOTICE", null],
-  ["without the exit", cut(200), "cut before SIGTERM, and nobody saw the exit", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT"],
-  ["without an end", cut(200), "cut before SIGTERM, and the pod is still there", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 81ms after the deletion; the pod was still running when its grace was over"],
+  ["without the exit", cut(200), "cut before SIGTERM, and nobody saw the exit", "CUT_WITHOUT_NOTICE", null],
+  ["without an end", cut(200), "cut before SIGTERM, and nobody saw an end", "CUT_WITHOUT_NOTICE", null],
   ["force-delete", cut(2100), "cut without a notice", "CUT_WITHOUT_NOTICE", "FORCE_DELETED: deleted with a grace of 0"],
   ["force-delete", drainCut(160, 2100), "cut amid the drain", "CUT_DURING_DRAIN", "FORCE_DELETED: deleted with a grace of 0"],
   ["force-delete", silent(12_000), "silent", "STALLED", "FORCE_DELETED: deleted with a grace of 0"],
@@ -121,19 +125,79 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   // Killed at 0; the exit is seen at 0.82 s.
   ["crash-sigkill", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
   ["crash-sigkill", drainCut(-60, 5), "cut after a notice", "CUT_DURING_DRAIN", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
-  ["crash-sigkill", cut(-4180), "cut 5 s before the exit was seen", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
-  ["crash-sigkill", cut(-4181), "cut more than 5 s before the exit was seen", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-fh84f was neither deleted nor restarted"],
+  ["crash-sigkill", cut(-400), "cut before the exit, as far as its stamp can tell", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
+  ["crash-sigkill", cut(-4181), "cut 5 s before the exit, which may have been told late", "CUT_WITHOUT_NOTICE", null],
   ["crash-sigkill", cut(5, { from: "nwdvw" }), "cut from the other pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-nwdvw was neither deleted nor restarted"],
-  ["crash-sigkill", cut(1500, { openedAt: 1000 }), "cut from the restarted pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-fh84f was neither deleted nor restarted"],
+  ["crash-sigkill", cut(1500, { openedAt: 1000 }), "cut from the restarted pod", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-d8d5488cc-fh84f was neither deleted nor restarted; 675ms before: endpoint no longer serving"],
   ["out of memory", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "OOM_KILLED: exit 137 (OOMKilled), the limit is 128Mi, restart 1"],
   ["out of memory without a limit", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "OOM_KILLED: exit 137 (OOMKilled), restart 1"],
   ["out of memory amid the drain", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "OOM_KILLED: exit 137 (OOMKilled), the limit is 128Mi, restart 0"],
   ["crashed, then deleted", cut(5), "cut at the crash", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
-  ["with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH'],
-  ["with a preStop hook that fails", drainCut(250, 300), "cut amid the drain", "CUT_DURING_DRAIN", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH'],
+  ["with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH (sleep 2s)'],
+  ["with a preStop hook that fails", drainCut(250, 300), "cut amid the drain", "CUT_DURING_DRAIN", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH (sleep 2s)'],
   ["forced, with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", "FORCE_DELETED: deleted with a grace of 0"],
-  ["with a sidecar that exits first", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.15s after the deletion, amid the drain"],
-  ["with a sidecar that crashes", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "CRASHED: sidecar: exit 137 (Error) without a deletion, restart 0"],
+  ["with a sidecar that exits first", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.11s after the deletion, amid the drain"],
+  ["with a sidecar that crashes", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "CRASHED: sidecar: exit 137 (Error) without a deletion"],
+  // Kubelet's own kill: told 3 s before the exit, which is only in lastState.
+  ["liveness-kill", cut(9500, { from: "jp7fg" }), "cut at the exit", "CUT_WITHOUT_NOTICE", "LIVENESS_KILLED: Killing: Container server failed liveness probe, will be restarted"],
+  ["liveness-kill", drainCut(8600, 9500, { from: "jp7fg" }), "cut amid the drain", "CUT_DURING_DRAIN", "LIVENESS_KILLED"],
+  ["liveness-kill", silent(14_000, { from: "4lt8r", lastAt: 8000 }), "silent", "STALLED", "LIVENESS_KILLED"],
+  ["liveness-kill", cut(3000, { from: "jp7fg" }), "cut long before", "CUT_WITHOUT_NOTICE", null],
+  ["liveness-kill", cut(20_000, { from: "jp7fg", openedAt: 11_000 }), "cut long after", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"],
+  ["liveness-kill without Killing", cut(9500, { from: "jp7fg" }), "cut at the exit", "CUT_WITHOUT_NOTICE", "LIVENESS_KILLED: Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 404"],
+  ["liveness-kill without its events", cut(9500, { from: "jp7fg" }), "cut at the exit", "CUT_WITHOUT_NOTICE", "CRASHED: exit 0 (Completed) without a deletion, restart 1"],
+  // The node's, the scheduler's, a taint's.
+  ["evicted by the node", cut(2250), "cut without a notice", "CUT_WITHOUT_NOTICE", "EVICTED: TerminationByKubelet: The node was low on resource: memory."],
+  ["evicted by the node", drainCut(2140, 2250), "cut amid the drain", "CUT_DURING_DRAIN", "EVICTED"],
+  ["evicted by the node, without a deletion", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "EVICTED: Evicted: The node was low on resource: memory."],
+  ["preempted", drainCut(2140, 2250), "cut amid the drain", "CUT_DURING_DRAIN", "EVICTED: PreemptionByScheduler"],
+  ["evict-slow-drain", drainCut(3300, 9000), "cut amid a drain after the API's eviction", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE: drain needs 10.0s, preStop left 5.43s of 8s"],
+  // The hook: a command of unknown length, one that is missing, one that outlives the grace.
+  ["prestop-exec-ok", cut(4000), "cut at the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 3.90s after the deletion"],
+  ["prestop-exec-ok", cut(600), "cut while the hook ran", "CUT_WITHOUT_NOTICE", null],
+  ["prestop-exec-ok", drainCut(3500, 4000), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
+  ["prestop-exec-missing", cut(1700), "cut at the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  ["prestop-exec-missing", drainCut(700, 1800), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
+  ["a missing hook that drains", cut(1700), "cut at the exit", "CUT_WITHOUT_NOTICE", "PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed (nginx -s quit)"],
+  ["prestop-longer-than-grace", cut(9600), "cut at the exit", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  ["prestop-longer-than-grace, killed", cut(9600), "cut at the kill", "CUT_WITHOUT_NOTICE", "SIGKILL_AT_GRACE: preStop (/nodejs/bin/node -e setTimeout(()=>{},20000)) took all 8s of grace"],
+  // Deletions that are repeated, or ask for less.
+  ["grace-shortened", drainCut(2700, 9200), "cut amid the drain: kubelet kept to the first grace", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE: drain needs 10.0s, preStop left 5.98s of 8s"],
+  ["grace-shortened-in-prestop", drainCut(5100, 9500), "cut amid the drain: kubelet kept to the first grace", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  ["grace-shortened, and heeded", drainCut(2700, 6300), "cut amid the drain", "CUT_DURING_DRAIN", "GRACE_SHORTENED: exit 137 (Error) at the end of 2s of grace; the specification says 8s"],
+  ["delete-less-grace", drainCut(3900, 6700), "cut amid the drain", "CUT_DURING_DRAIN", "GRACE_SHORTENED: exit 137 (Error) at the end of 3s of grace; the specification says 8s"],
+  ["delete-less-grace", cut(6700), "cut without a notice", "CUT_WITHOUT_NOTICE", "GRACE_SHORTENED"],
+  ["force-after-delete", drainCut(2500, 3500), "cut amid the drain", "CUT_DURING_DRAIN", "FORCE_DELETED: deleted again with a grace of 0"],
+  ["force-after-delete", cut(600), "cut before that", "CUT_WITHOUT_NOTICE", null],
+  // Other containers: which end first is in finishedAt alone.
+  ["sidecar-exits-first", cut(900), "cut at the sidecar's end", "CUT_WITHOUT_NOTICE", "SIDECAR_ENDED: proxy: exit 0 (Completed) 838ms after the deletion, server ran on"],
+  ["sidecar-exits-first", cut(2900), "cut at the application's end", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  ["sidecar-exits-first", drainCut(2700, 2900), "cut amid the application's drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
+  ["sidecar-exits-first, listed last", cut(900), "cut at the sidecar's end", "CUT_WITHOUT_NOTICE", "SIDECAR_ENDED"],
+  ["sidecars that end in one second", cut(2900), "cut at the end of one of them", "CUT_WITHOUT_NOTICE", null],
+  ["native-sidecar", cut(4500), "cut at the end", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  ["native-sidecar-crash", cut(-300, { from: "hv4rx" }), "cut at the crash", "CUT_WITHOUT_NOTICE", "CRASHED: proxy: exit 7 (Error) without a deletion"],
+  ["a sidecar out of memory", cut(900), "cut at its end", "CUT_WITHOUT_NOTICE", "OOM_KILLED: proxy: exit 137 (OOMKilled), the limit is 32Mi"],
+  // Signals.
+  ["abort-at-sigterm", drainCut(3300, 3700), "cut amid the drain", "CUT_DURING_DRAIN", "CRASHED"],
+  ["abort-not-pid-1", cut(2900), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "CRASHED: exit 134 (Error), SIGABRT 2.64s after the deletion"],
+  ["sigsegv-not-pid-1", cut(2700), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "CRASHED"],
+  ["sigsegv-at-sigterm", cut(8900), "cut at the grace's end", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["oom", cut(5800, { from: "4gk6k" }), "cut at the kill", "CUT_WITHOUT_NOTICE", "OOM_KILLED: exit 137 (OOMKilled), the limit is 96Mi, restart 1"],
+  // A busy node tells late.
+  ["slow-drain-busy-node", drainCut(11_700, 17_900), "cut amid the drain", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  ["slow-drain-busy-node, 10 s later", drainCut(11_700, 17_900), "cut amid the drain", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  ["slow-drain-busy-node", cut(17_900), "cut without a notice, long after it stopped serving", "CUT_WITHOUT_NOTICE", "SIGKILL_AT_GRACE: stopped serving 3.19s after the deletion, not ended after 8s of grace"],
+  ["slow-drain-two-hogs", drainCut(3200, 9500), "cut amid the drain", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  ["exit told 10 s later", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.29s after the deletion"],
+  ["exit told 10 s later", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
+  ["lived on for 8 s", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "CUT_AT_SIGTERM: cut 81ms after SIGTERM; the process ran on for 6.81s"],
+  ["statefulset-rollout", cut(4300, { from: "set-1" }), "cut from the first pod", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  ["statefulset-rollout", cut(15_000, { from: "set-1", openedAt: 10_000 }), "cut from the pod of the same name", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"],
+  ["readiness-lost", cut(1300, { from: "8bhq8" }), "cut as the endpoint was removed", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: server-deployment-6f6d96c849-8bhq8 was neither deleted nor restarted; 207ms before: endpoint no longer serving"],
+  // Opened after the deletion.
+  ["delete-exit-3", cut(2200, { openedAt: 500 }), "opened after the deletion", "CUT_WITHOUT_NOTICE", "ENDPOINT_RACE: opened 381ms after its pod's deletion"],
+  ["delete-exit-3", drainCut(2130, 2200, { openedAt: 500 }), "opened after the deletion, told, and cut", "CUT_DURING_DRAIN", "ENDPOINT_RACE"],
   // The way to the next session.
   ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 0 }), "drained, and back late: nowhere to go", "SLOW_RECONNECT", "NO_READY_PEER: no ready endpoint to dial"],
   ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 0, lastOnEndingMs: 2300 }), "the same, while dials reached the ending pod", "SLOW_RECONNECT", "NO_READY_PEER: no ready endpoint to dial"],
@@ -144,14 +208,14 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   ["delete-graceful", cut(2200, { sameServer: true, lastOnEndingMs: 890, expect: ["moved"] }), "cut, where only the move is asked for", "SAME_SERVER", "ENDPOINT_RACE: last dial that reached the ending pod at +890ms"],
   // Without numbers, and without a name: the pod that was ending.
   ["delete-graceful", drained(2140, 2200, { dialect: "plain" }), "plain, drained", null, null],
-  ["delete-graceful", cut(2200, { dialect: "plain" }), "plain, cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.15s after the deletion"],
-  ["delete-graceful", cut(200, { dialect: "plain" }), "plain, cut before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 2.08s"],
-  ["delete-graceful", cut(-4866, { dialect: "plain" }), "plain, cut 5 s before the deletion was seen", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"],
+  ["delete-graceful", cut(2200, { dialect: "plain" }), "plain, cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 0 (Completed) 2.11s after the deletion"],
+  ["delete-graceful", cut(200, { dialect: "plain" }), "plain, cut before SIGTERM", "CUT_WITHOUT_NOTICE", "INTERMEDIARY_CUT: cut 66ms after the deletion; the pod ran on for 642ms"],
+  ["delete-graceful", cut(-4866, { dialect: "plain" }), "plain, cut 5 s before the deletion was seen", "CUT_WITHOUT_NOTICE", null],
   ["delete-graceful", cut(-4867, { dialect: "plain" }), "plain, cut before the deletion", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: no pod was ending"],
   ["delete-graceful", cut(9000, { dialect: "plain", openedAt: 4000 }), "plain, opened after the pod was gone, and cut", "CUT_WITHOUT_NOTICE", "NO_POD_EVENT: no pod was ending"],
-  ["delete-sigterm-ignored", silent(18_200, { dialect: "plain" }), "plain, silent, and given up 10 s after the exit", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["delete-sigterm-ignored", silent(18_200, { dialect: "plain", lastAt: 8000 }), "plain, silent, and given up 10 s after the exit", "STALLED", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
   ["delete-sigterm-ignored", drainCut(2150, 8200, { dialect: "plain" }), "plain, cut after a notice", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE: preStop left 5.99s of 8s"],
-  ["delete-graceful", drainCut(2140, 2200, { dialect: "plain", said: true }), "plain, cut after CLOSE", "NO_CLOSE_FRAME", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.15s after the deletion, amid the drain"],
+  ["delete-graceful", drainCut(2140, 2200, { dialect: "plain", said: true }), "plain, cut after CLOSE", "NO_CLOSE_FRAME", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.11s after the deletion, amid the drain"],
   ["crash-sigkill", cut(5, { dialect: "plain" }), "plain, cut", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
 ];
 
@@ -167,8 +231,13 @@ const VARIANTS: Record<string, () => Recorded[]> = {
   "killed 1.01 s before its grace is over": () => killedAt(141 + 6999 - 10),
   "killed 1 s before its grace is over": () => killedAt(141 + 7000),
   "with a grace of 60 s": () =>
-    edited("delete-sigterm-ignored", ({ metadata }, line) => {
-      if (metadata.deletionGracePeriodSeconds === 8) metadata.deletionGracePeriodSeconds = 60;
+    edited("delete-sigterm-ignored", ({ metadata, spec, status }, line) => {
+      if (spec) spec.terminationGracePeriodSeconds = 60;
+      if (metadata.deletionGracePeriodSeconds === 8) {
+        metadata.deletionGracePeriodSeconds = 60;
+        metadata.deletionTimestamp = later(metadata.deletionTimestamp!, 52);
+      }
+      for (const exit of exitsIn(status)) exit.finishedAt = later(exit.finishedAt!, 52);
       if (line.t !== null && line.t >= 8288 && line.t < 60_000) line.t += 52_000;
     }),
   "exited as its grace was over": () =>
@@ -202,6 +271,66 @@ const VARIANTS: Record<string, () => Recorded[]> = {
   },
   "with a preStop hook that fails": () => withFailedHook("delete-exit-3"),
   "forced, with a preStop hook that fails": () => withFailedHook("force-delete"),
+  "liveness-kill without Killing": () =>
+    recording("liveness-kill").filter(({ object }) => object?.reason !== "Killing"),
+  "liveness-kill without its events": () => recording("liveness-kill").filter(({ stream }) => stream !== "events"),
+  "evicted by the node": () => disrupted("TerminationByKubelet", "The node was low on resource: memory."),
+  "preempted": () => disrupted("PreemptionByScheduler", ""),
+  "evicted by the node, without a deletion": () =>
+    edited("crash-sigkill", ({ status }, { t }) => {
+      if (t !== null && t >= 820 && status) {
+        Object.assign(status, { phase: "Failed", reason: "Evicted", message: "The node was low on resource: memory." });
+      }
+    }),
+  "a missing hook that drains": () =>
+    edited("prestop-exec-missing", ({ spec }) => {
+      for (const container of spec?.containers ?? []) {
+        container.lifecycle = { preStop: { exec: { command: ["nginx", "-s", "quit"] } } };
+      }
+    }),
+  "prestop-longer-than-grace, killed": () =>
+    edited("prestop-longer-than-grace", ({ status }) => exitsIn(status).forEach((exit) => exit.exitCode = 137)),
+  "grace-shortened, and heeded": () =>
+    edited("grace-shortened", ({ metadata, status }, line) => {
+      if (metadata.deletionGracePeriodSeconds === 1) metadata.deletionGracePeriodSeconds = 2;
+      if (line.t === null || line.t < 9000) return;
+      line.t -= 3000;
+      if (metadata.deletionGracePeriodSeconds === 0) {
+        metadata.deletionTimestamp = later(metadata.deletionTimestamp!, -3);
+      }
+      for (const exit of exitsIn(status)) exit.finishedAt = later(exit.finishedAt!, -3);
+      for (const condition of status?.conditions ?? []) {
+        condition.lastTransitionTime = later(condition.lastTransitionTime!, -3);
+      }
+    }),
+  "sidecar-exits-first, listed last": () =>
+    edited("sidecar-exits-first", ({ spec, status }) => {
+      spec?.containers.reverse();
+      status?.containerStatuses?.reverse();
+    }),
+  "sidecars that end in one second": () =>
+    edited("sidecar-exits-first", ({ status }) => {
+      const [one, other] = exitsIn(status);
+      if (one && other) one.finishedAt = other.finishedAt!;
+    }),
+  "a sidecar out of memory": () =>
+    edited("sidecar-exits-first", ({ spec, status }) => {
+      for (const one of spec?.containers ?? []) {
+        if (one.name === "proxy") one.resources = { limits: { memory: "32Mi" } };
+      }
+      for (const one of status?.containerStatuses ?? []) {
+        if (one.name === "proxy" && one.state?.terminated) {
+          Object.assign(one.state.terminated, { exitCode: 137, reason: "OOMKilled" });
+        }
+      }
+    }),
+  "slow-drain-busy-node, 10 s later": () => toldLater("slow-drain-busy-node", 10_000),
+  "exit told 10 s later": () => toldLater("delete-exit-3", 10_000),
+  "lived on for 8 s": () =>
+    edited("delete-exit-3", ({ status }, line) => {
+      for (const exit of exitsIn(status)) exit.finishedAt = later(exit.finishedAt!, 8);
+      if (line.t !== null && line.t >= 2200) line.t += 8000;
+    }),
   "with a sidecar that exits first": () =>
     edited("delete-graceful", (object, { t }) => addSidecar(object, t !== null && t >= 150 ? 0 : undefined)),
   "with a sidecar that crashes": () =>
@@ -213,6 +342,22 @@ const VARIANTS: Record<string, () => Recorded[]> = {
     }),
 };
 
+/** The recorded eviction, for another reason than the API's. */
+function disrupted(reason: string, message: string): Recorded[] {
+  return edited("evict", ({ status }) => {
+    const target = status?.conditions?.find(({ type }) => type === "DisruptionTarget");
+    if (target) Object.assign(target, { reason, message });
+  });
+}
+
+/** Everything that tells of a container's end comes so much later. */
+function toldLater(name: string, ms: number): Recorded[] {
+  return edited(name, ({ metadata, status }, line) => {
+    const tells = exitsIn(status).length > 0 || metadata.deletionGracePeriodSeconds === 0;
+    if (line.t !== null && tells) line.t += ms;
+  });
+}
+
 /** A recording of which every object has been changed, and every line could be. */
 function edited(name: string, change: (object: KubernetesObject, line: Recorded) => unknown): Recorded[] {
   const lines = recording(name);
@@ -222,9 +367,17 @@ function edited(name: string, change: (object: KubernetesObject, line: Recorded)
   return lines;
 }
 
+/** The same process, killed when it had had a second less of its grace; and told of as late as that. */
 function killedAt(ms: number): Recorded[] {
-  return edited("delete-sigterm-ignored", (_object, line) => line.t === 8288 && (line.t = ms));
+  return edited("delete-sigterm-ignored", ({ status }, line) => {
+    for (const exit of exitsIn(status)) exit.finishedAt = later(exit.finishedAt!, ms < 141 + 7000 ? -2 : -1);
+    if (line.t === 8288) line.t = ms;
+  });
 }
+
+/** A stamp of the API, so many seconds later. */
+const later = (stamp: string, seconds: number): string =>
+  new Date(Date.parse(stamp) + seconds * 1000).toISOString().replace(".000Z", "Z");
 
 const exitsIn = (status: KubernetesObject["status"]) =>
   (status?.containerStatuses ?? []).flatMap((
@@ -306,7 +459,7 @@ function handoverOf(sight: Sight, from: string): Handover {
 
   enter(openedAt, plain ? { type: "OPEN" } : hello("ending"));
   data(openedAt);
-  data((noticeAt ?? at) - (how === "silence" ? 5000 : 10));
+  data(sight.lastAt ?? (noticeAt ?? at) - (how === "silence" ? 5000 : 10));
   if (noticeAt !== undefined) {
     const remaining = closed ? 0 : 10;
     const notice = { at: stamp, reason: "", remaining, lastSeq: seq + remaining, intervalMs: 1000, budgetMs: 9000 };
@@ -349,7 +502,7 @@ const MOMENTS: Record<string, string[]> = {
   "delete-graceful": [
     "134 dlw2s deleted: deleted, 8s of grace",
     "152 dlw2s terminating: endpoint terminating, still serving",
-    "2285 dlw2s exit 0: exit 0 (Completed)",
+    "2242 dlw2s exit 0: exit 0 (Completed)",
     "2290 dlw2s endpoint-gone: endpoint gone",
     "3201 dlw2s gone: gone from the API",
   ],
@@ -400,7 +553,7 @@ const MOMENTS: Record<string, string[]> = {
     "2503 7pqxk gone: gone from the API",
   ],
   "crash-sigkill": [
-    "820 fh84f exit 137: exit 137 (Error)",
+    "768 fh84f exit 137: exit 137 (Error)",
     "825 fh84f not-serving: endpoint no longer serving",
   ],
 };
@@ -476,6 +629,8 @@ describe("the watches of a cluster", () => {
       atMs: START + 2271,
       kind: "exit",
       text: "exit 3 (Error)",
+      stampMs: Date.parse("2026-11-22T18:53:42Z"),
+      container: "server",
       code: 3,
       reason: "Error",
     });
@@ -491,7 +646,7 @@ describe("the watches of a cluster", () => {
 
   it("know an exit by lastState alone, where its own event was missed", () => {
     const lines = recording("crash-sigkill").filter(({ t }) => t !== 820);
-    assert.deepEqual(watch(lines).news.map(momentOf)[1], "937 fh84f exit 137: exit 137 (Error)");
+    assert.deepEqual(watch(lines).news.map(momentOf)[1], "768 fh84f exit 137: exit 137 (Error)");
   });
 
   it("count each of two exits of a container", () => {
@@ -671,9 +826,10 @@ describe("the watches of a cluster", () => {
     assert.deepEqual([pod.forced, pod.ready], [false, false]);
   });
 
-  it("read grace, preStop and memory of the container that kubectl logs would choose", () => {
-    const lines = edited("delete-graceful", ({ spec, metadata }) => {
+  it("read grace, preStop and memory of the container that has the Service's port, else that of kubectl logs, else the first", () => {
+    const lines = edited("delete-graceful", ({ spec, metadata, ports }) => {
       spec?.containers.unshift({ name: "proxy", lifecycle: { preStop: { sleep: { seconds: 7 } } } });
+      if (ports) ports[0]!.port = 9; // somewhere that no container names
       metadata.annotations = { "kubectl.kubernetes.io/default-container": "server" };
       if (spec) spec.terminationGracePeriodSeconds = 11;
     });
@@ -681,6 +837,12 @@ describe("the watches of a cluster", () => {
     assert.deepEqual([pod.graceMs, pod.preStopMs, pod.memoryLimit], [11_000, 2000, "128Mi"]);
     for (const line of lines) for (const { metadata } of line.list?.items ?? []) delete metadata.annotations;
     assert.equal(podNamed(watch(lines, 0), "dlw2s").preStopMs, 7000);
+    for (const line of lines) for (const { ports } of line.list?.items ?? []) if (ports) ports[0]!.port = 8080;
+    assert.equal(podNamed(watch(lines, 0), "dlw2s").container, "server");
+    assert.equal(
+      podNamed(watch(lines.toSorted(({ stream }) => stream === "pods" ? 1 : -1), 0), "dlw2s").preStopMs,
+      2000,
+    );
   });
 
   it("know where a pod is, and whether it is ready or finished", () => {
@@ -758,7 +920,7 @@ describe("the watches of a cluster", () => {
     }
     assert.equal(pod.moments.length, 100);
     assert.deepEqual([pod.moments[0]!.atMs, pod.moments.at(-1)!.atMs], [4901, 5000]);
-    assert.ok(cluster.exits.size < 2500, `${cluster.exits.size} exits are remembered`);
+    assert.ok(cluster.told.size < 2500, `${cluster.told.size} exits are remembered`);
   });
 
   it("stay within their memory while pods come and go, and forget none that lives", () => {
@@ -776,7 +938,7 @@ describe("the watches of a cluster", () => {
       }
     }
     assert.deepEqual([cluster.pods.size, cluster.pods.has(living), cluster.pods.has("3000")], [1000, true, true]);
-    assert.ok(cluster.exits.size < 2500, `${cluster.exits.size} exits are remembered`);
+    assert.ok(cluster.told.size < 2500, `${cluster.told.size} exits are remembered`);
   });
 });
 
@@ -811,7 +973,7 @@ describe("the pod of a session", () => {
       "l5hpj",
       "jqvm8",
       "jqvm8",
-      "jqvm8",
+      undefined, // it has been gone for long
     ]);
     assert.deepEqual([nearest(3400, 2000), nearest(3400, 1000)], ["l5hpj", undefined]);
   });
@@ -849,11 +1011,12 @@ describe("the evidence", () => {
     ["force-delete", cut(120), "once the pod is gone", 146],
     ["crash-sigkill", cut(5), "once the exit is seen", 820],
     ["without the exit", cut(2200), "once the pod is gone", 2642],
-    ["delete-graceful", cut(2200, { from: "jqvm8" }), "5 s after the end, of a pod that stays", 7201],
-    ["delete-graceful", cut(2200), "grace + 5 s after a deletion that nothing follows", 134 + 8000 + 5001, 2000],
-    ["with a grace of 60 s", cut(2200), "grace + 5 s after a deletion that nothing follows", 141 + 60_000 + 5001, 2000],
-    ["crash-sigkill", cut(1500, { openedAt: 1000 }), "5 s after the end: the exit came before the session", 6501],
-    ["delete-graceful", cut(-6000, { dialect: "plain" }), "5 s after the end, of no pod", -999, 0],
+    ["delete-graceful", cut(2200, { from: "jqvm8" }), "15 s after the end, of a pod that stays", 17_201],
+    ["delete-graceful", cut(2200), "grace + 30 s after a deletion that nothing follows", 134 + 8000 + 30_001, 2000],
+    ["with a grace of 60 s", cut(2200), "grace + 30 s after a deletion that nothing follows", 141 + 60_000 + 30_001, 2000],
+    ["crash-sigkill", cut(1500, { openedAt: 1000 }), "15 s after the end: the exit came before the session", 16_501],
+    ["delete-graceful", silent(2200, { from: "jqvm8" }), "60 s after a silence: a node is missed so late", 62_201],
+  ["delete-graceful", cut(-6000, { dialect: "plain" }), "15 s after the end, of no pod", 9001, 0],
   ];
   for (const [recorded, sight, title, from, seenUntil] of BOUNDS) {
     it(`of ${recorded} is complete ${title}`, () => {
@@ -897,8 +1060,8 @@ describe("the evidence", () => {
       "2006 SHUTDOWN: 2 sessions",
       "2106 CLOSE: 2 sessions, the last at +2.27s",
       "2106 ended: 2 sessions, the last at +2.27s",
+      "2108 exit 0 (Completed)",
       "2116 reconnected: 2 sessions, the last at +2.28s",
-      "2151 exit 0 (Completed)",
       "2156 endpoint gone",
       "3067 gone from the API",
     ]);
@@ -912,7 +1075,7 @@ describe("the evidence", () => {
         `${atMs} ${text}`
       );
     };
-    assert.deepEqual(told("crash-sigkill"), ["0 exit 137 (Error)", "5 endpoint no longer serving"]);
+    assert.deepEqual(told("crash-sigkill"), ["0 exit 137 (Error)", "57 endpoint no longer serving"]);
     assert.deepEqual(told("force-delete").filter((text) => text.includes("SIGTERM")), []);
   });
 });

@@ -12,7 +12,7 @@ import { after, before, describe, it, type TestContext } from "node:test";
 import { pathToFileURL } from "node:url";
 import { WebSocket } from "ws";
 import type { Result } from "../client.ts";
-import { CAUSES, type Handover, type Pod, REMEDIES, type Symptom } from "../protocol.ts";
+import { CAUSES, type Handover, type PodReport, REMEDIES, type Symptom } from "../protocol.ts";
 import { pageData } from "../report.mjs";
 import { run, slackMs, start, startClient, startCluster, startServer } from "./helper.ts";
 
@@ -418,13 +418,13 @@ describe("the report", { skip, concurrency: 3 }, () => {
     assert.equal(result.verdict, "PASS", result.summary);
     const tab = await openReport(t, result);
     const marks = await marksOn(tab);
-    const [pod] = result.pods as [Pod];
+    const [pod] = result.pods as [PodReport];
     assert.equal(marks.find(({ kind }) => kind === "disruption")!.atMs, result.disruption!.atMs);
     for (const { kind, atMs } of pod.moments) {
       assert.ok(marks.some((mark) => mark.kind === kind && mark.atMs === atMs), kind);
     }
     const deleted = pod.moments.find(({ kind }) => kind === "deleted")!;
-    assert.equal(marks.find(({ kind }) => kind === "sigterm")!.atMs, deleted.atMs + pod.preStopMs);
+    assert.equal(marks.find(({ kind }) => kind === "sigterm")!.atMs, deleted.atMs + pod.preStopMs!);
     assert.match(marks.find(({ kind }) => kind === "exit")!.label, /exit 0/);
     const told = result.handovers.map(({ endedMs, noticeMs }) => endedMs! - noticeMs!);
     const shutdown = marks.find(({ kind }) => kind === "told")!;
