@@ -731,13 +731,9 @@ export class Pod {
     return this.#containers.find(({ name }) => name === container)?.resources?.limits?.memory ?? null;
   }
 
-  /** Whether a container beside the application's may end before it: a native sidecar does not. */
-  isSidecar(container: string | undefined): boolean {
-    return container !== this.container && this.#containers.some(({ name }) => name === container);
-  }
-
-  get hasSidecars(): boolean {
-    return this.#containers.length > 1;
+  /** The containers beside the application's that may end before it; native sidecars do not. */
+  get sidecars(): string[] {
+    return this.#containers.map(({ name }) => name).filter((name) => name !== this.container);
   }
 
   /** From when to when a moment can have been. */
@@ -1009,16 +1005,18 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
   }
   if (metadata.deletionTimestamp !== undefined) {
     // The last events of every pod say 0: that is kubelet's own delete, of a pod whose containers have ended.
-    const graceMs = (metadata.deletionGracePeriodSeconds ?? 0) * 1000;
+    const askedMs = (metadata.deletionGracePeriodSeconds ?? 0) * 1000;
     const running = statuses.some(({ state }) => state?.running !== undefined);
     const before = pod.moments.findLast(({ kind }) => kind === "deleted");
-    if (before === undefined || (running && graceMs < before.graceMs!)) {
-      pod.forced ||= graceMs === 0 && running;
-      if (before === undefined && (graceMs > 0 || pod.forced)) pod.graceMs = graceMs;
+    if (before === undefined || (running && askedMs < before.graceMs!)) {
+      const isOwn = askedMs === 0 && !running;
+      pod.forced ||= askedMs === 0 && running;
+      if (before === undefined && !isOwn) pod.graceMs = askedMs;
       const why = before !== undefined ? " again" : disrupted === undefined ? "" : ` (${disrupted.reason})`;
       const stampMs = parseTime(metadata.deletionTimestamp);
-      const stamp = before === undefined && stampMs !== undefined ? { stampMs: stampMs - graceMs } : {};
-      tell({ kind: "deleted", text: `deleted${why}, ${graceMs / 1000}s of grace`, graceMs, ...stamp });
+      const stamp = before === undefined && !isOwn && stampMs !== undefined ? { stampMs: stampMs - askedMs } : {};
+      const text = `deleted${why}, ${askedMs / 1000}s of grace`;
+      tell({ kind: "deleted", text, graceMs: isOwn ? pod.graceMs : askedMs, ...stamp });
     }
   }
   for (const { name, state, lastState, restartCount } of statuses) {
@@ -1137,6 +1135,8 @@ const INSTANT_MS = 1000;
 /** A watch tells as late as this without anything being the matter; a busy node as late as that. */
 const READ_LATE_MS = 2500;
 const TOLD_LATE_MS = 15_000;
+/** SIGKILL comes 2 s after SIGTERM at the earliest, also where preStop has taken all the grace. */
+const KILL_LATE_MS = 5000;
 /** After the end of its grace a busy node may take so long to tell of a pod's end; a lost node so long to be missed. */
 export const END_LATE_MS = 30_000;
 const NODE_LATE_MS = 60_000;
@@ -1146,7 +1146,12 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
   const { from, dialect, openedMs, endedMs, lastDataMs, how } = handover;
   if (endedMs === null) return undefined;
   const pods = [...cluster.pods.values()];
-  const named = pods.filter((pod) => pod.name === from && (when(pod, "gone")?.atMs ?? Infinity) > (openedMs ?? 0));
+  // A StatefulSet's next pod has the name of the one before it.
+  const lastMs = (pod: Pod) => {
+    const exit = when(pod, "deleted") && exitsOf(pod, 0).findLast(({ container }) => container === pod.container);
+    return Math.min(exit?.atMs ?? Infinity, when(pod, "gone")?.atMs ?? Infinity);
+  };
+  const named = pods.filter((pod) => pod.name === from && lastMs(pod) > (openedMs ?? 0));
   if (named.length > 0 || dialect === "v1") return named[0];
   // A session may outlive its pod by the silence that it takes to notice.
   const aliveMs = how === "silence" ? lastDataMs ?? openedMs ?? 0 : endedMs;
@@ -1155,8 +1160,10 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
     const end = exitsOf(pod, openedMs ?? 0).find(({ container }) => container === pod.container) ?? gone;
     const begun = when(pod, "deleted") ?? end;
     const begunMs = begun && (begun.kind === "deleted" ? begun.atMs : pod.span(begun)[0]);
-    if (begunMs === undefined || begunMs > endedMs + TOLD_LATE_MS / 3) return Infinity;
-    if ((end?.atMs ?? Infinity) < aliveMs - INSTANT_MS || (gone?.atMs ?? Infinity) <= (openedMs ?? 0)) return Infinity;
+    if (begunMs === undefined || begunMs > endedMs + TOLD_LATE_MS / 3 || lastMs(pod) <= (openedMs ?? 0)) {
+      return Infinity;
+    }
+    if ((end?.atMs ?? Infinity) < aliveMs - INSTANT_MS) return Infinity;
     // Whose end is still to be seen may be the nearest.
     return end === undefined ? -1 : Math.abs(end.atMs - endedMs);
   };
@@ -1189,10 +1196,17 @@ function killedBy(pod: Pod, exit: Moment): Moment | undefined {
   if (exit.code !== 137) return undefined;
   return pod.moments.filter(({ kind }) => kind === "deleted").find((deleted, index) => {
     if (isBefore(pod, exit, deleted)) return false;
-    const stamped = index === 0 && exit.stampMs !== undefined && deleted.stampMs !== undefined;
-    const lastedMs = Math.max(exit.atMs - deleted.atMs, stamped ? exit.stampMs! - deleted.stampMs! : 0);
-    return lastedMs >= deleted.graceMs! - 1000 && (index === 0 || lastedMs <= deleted.graceMs! + 4000);
+    const lastedMs = betweenMs(deleted, exit);
+    // Kubelet is a few seconds late at the most; how late we are told is another thing, and the stamps do not know it.
+    const isKnown = index > 0 || (exit.stampMs !== undefined && deleted.stampMs !== undefined);
+    return lastedMs >= deleted.graceMs! - 1000 && (!isKnown || lastedMs <= deleted.graceMs! + KILL_LATE_MS);
   });
+}
+
+/** From a moment to another; what is told late is as late at least as the stamps say, where both have one. */
+function betweenMs(from: Moment, to: Moment): number {
+  const stampedMs = from.stampMs === undefined || to.stampMs === undefined ? 0 : to.stampMs - from.stampMs;
+  return Math.max(to.atMs - from.atMs, stampedMs);
 }
 
 /** Whether a pod was ending, or had just ended, at a time. */
@@ -1266,10 +1280,11 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
   const { endedMs, symptom, noticeMs } = handover;
   const [cutMs, openedMs, silent] = [endedMs!, handover.openedMs ?? 0, symptom === "STALLED"];
   const first = when(pod, "deleted");
-  const deleted = first !== undefined && first.atMs <= cutMs + READ_LATE_MS && pod.wasBy(first, cutMs)
-    ? first
-    : undefined;
-  const unsure = first !== undefined && deleted === undefined && first.atMs <= cutMs + TOLD_LATE_MS;
+  // Without a stamp its beginning was missed, and nobody can tell when it was.
+  const isRead = first?.stampMs !== undefined && first.atMs <= cutMs + READ_LATE_MS && pod.wasBy(first, cutMs);
+  const deleted = isRead ? first : undefined;
+  const unsure = first !== undefined && !isRead &&
+    (first.atMs <= cutMs + TOLD_LATE_MS || pod.wasBy(first, cutMs) || first.stampMs === undefined);
   const exits = exitsOf(pod, openedMs);
   const own = exits.find(({ container }) => container === pod.container);
   const ranOnMs = own === undefined || silent ? 0 : pod.span(own)[0] - cutMs;
@@ -1279,7 +1294,7 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
       ? exit.atMs <= cutMs + 2 * READ_LATE_MS
       : middle(pod.span(exit)) <= cutMs + INSTANT_MS);
   const other = exits.find((exit) =>
-    exit.container !== pod.container && isEnd(exit) && pod.span(exit)[1] >= cutMs - INSTANT_MS
+    exit.container !== pod.container && isEnd(exit) && pod.span(exit)[1] >= cutMs - INSTANT_MS / 2
   );
   const ending = { pod, cutMs, silent, deleted, sigtermMs: pod.sigterm?.atMs ?? null };
   const outlived = deleted !== undefined && isBeforeSigterm(ending, true) && ranOnMs > INSTANT_MS / 5;
@@ -1322,13 +1337,12 @@ const DIAGNOSES: Row[] = [
         ? (everybody ? null : undefined)
         : `${together} sessions were cut at once, ${elsewhere} of them on pods that were not ending`,
   ],
-  [
-    "ENDPOINT_RACE",
-    ({ deleted, openedMs }) =>
-      deleted !== undefined && openedMs > deleted.atMs
-        ? `opened ${duration(openedMs - deleted.atMs)} after its pod's deletion`
-        : undefined,
-  ],
+  ["ENDPOINT_RACE", ({ pod, deleted, openedMs, exit, handover }) => {
+    if (deleted === undefined || openedMs <= deleted.atMs) return undefined;
+    // It may have been on another: of the same name, or of those that have none.
+    if (openedMs > deleted.atMs + pod.graceMs || (handover.dialect === "plain" && exit === undefined)) return null;
+    return `opened ${duration(openedMs - deleted.atMs)} after its pod's deletion`;
+  }],
   ["OOM_KILLED", ({ pod, exit, other }) => {
     const killed = [exit, other].find((one) => one?.reason === "OOMKilled");
     if (killed === undefined) return undefined;
@@ -1347,13 +1361,22 @@ const DIAGNOSES: Row[] = [
   ["CRASHED", ({ pod, exit, other, deleted }) => {
     const ended = exit ?? other;
     if (ended === undefined || (deleted !== undefined && !isBefore(pod, ended, deleted))) return undefined;
+    const asked = when(pod, "deleted");
+    if (asked !== undefined && !isBefore(pod, ended, asked)) return null; // told late, or asked for since
+    // With these codes it may have been told to end: kubelet's kill for a probe, of which an event tells, or did not.
+    if (ended === exit && [0, 143].includes(exit.code!)) return null;
     return `${ended.text} without a deletion${ended === exit ? `, restart ${pod.restarts}` : ""}`;
   }],
-  ["NO_POD_EVENT", ({ pod, deleted, unsure, exit, ranOnMs, openedMs, cutMs }) => {
+  ["NO_POD_EVENT", ({ pod, deleted, unsure, exit, openedMs, cutMs }) => {
     if (deleted !== undefined) return undefined;
     // What is told late may still have been the end.
-    const late = exitsOf(pod, openedMs).some((one) => pod.span(one)[0] <= cutMs + TOLD_LATE_MS);
-    if (unsure || exit !== undefined || (ranOnMs > 0 && late)) return null;
+    const isLate = (moment: Moment) => pod.span(moment)[0] <= cutMs + TOLD_LATE_MS;
+    const ended = exitsOf(pod, Math.max(openedMs, cutMs - INSTANT_MS)).some(isLate);
+    const ending = pod.moments.some((one) =>
+      isLate(one) && (one.kind === "terminating" || one.kind === "gone" ||
+        (["prestop-failed", "evicted", "liveness"].includes(one.kind) && one.atMs >= openedMs))
+    );
+    if (unsure || ended || ending || exit !== undefined) return null;
     return `${pod.name} was neither deleted nor restarted${nearestTo(pod, cutMs)}`;
   }],
   ["FORCE_DELETED", ({ pod, cutMs, exit }) => {
@@ -1390,12 +1413,13 @@ const DIAGNOSES: Row[] = [
     return heard &&
       `stopped serving ${duration(heard.atMs - deleted!.atMs)} after the deletion, not ended after ${grace} of grace`;
   }],
-  [
-    "SIGTERM_IGNORED",
-    ({ pod, exit }) => exit && killedBy(pod, exit) && `${exit.text} after ${duration(pod.graceMs)} of grace`,
-  ],
+  ["SIGTERM_IGNORED", ({ pod, exit }) => {
+    if (exit === undefined || killedBy(pod, exit) === undefined) return undefined;
+    if (pod.preStopMs === null && !when(pod, "prestop-failed")) return null; // the hook may have taken it all
+    return `${exit.text} after ${duration(pod.graceMs)} of grace`;
+  }],
   ["SIDECAR_ENDED", ({ pod, exit, other, ranOnMs, deleted, cutMs }) => {
-    if (other === undefined || !pod.isSidecar(other.container)) return undefined;
+    if (other === undefined || !pod.sidecars.includes(other.container!)) return undefined;
     const own = exit ?? exitsOf(pod, cutMs).find(({ container }) => container === pod.container);
     const after = `${other.text} ${duration(Math.max(0, other.atMs - deleted!.atMs))} after the deletion`;
     if (ranOnMs > INSTANT_MS / 5) return `${after}, ${pod.container} ran on`;
@@ -1435,15 +1459,21 @@ const DIAGNOSES: Row[] = [
     return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion, amid the drain`;
   }],
   ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, silent }) => {
-    if (silent || sigtermMs === null || ranOnMs <= INSTANT_MS) return undefined;
-    if (Math.abs(cutMs - sigtermMs) > INSTANT_MS) return undefined;
+    if (silent || sigtermMs === null || ranOnMs <= INSTANT_MS || Math.abs(cutMs - sigtermMs) > INSTANT_MS) {
+      return undefined;
+    }
     return `cut ${duration(Math.max(0, cutMs - sigtermMs))} after SIGTERM; the process ran on for ${duration(ranOnMs)}`;
   }],
   ["INTERMEDIARY_CUT", (ending) => {
-    const { pod, deleted, sigtermMs, cutMs, ranOnMs, silent } = ending;
+    const { pod, deleted, sigtermMs, cutMs, openedMs, ranOnMs, silent } = ending;
     if (silent || sigtermMs === null || cutMs >= deleted!.atMs + pod.graceMs) return undefined;
-    if (cutMs < sigtermMs && !isBeforeSigterm(ending, true)) return null;
-    if (ranOnMs <= (isBeforeSigterm(ending, true) ? INSTANT_MS / 5 : INSTANT_MS)) return undefined;
+    const early = isBeforeSigterm(ending, true);
+    if (cutMs < sigtermMs && !early) return null;
+    if (ranOnMs <= (early ? INSTANT_MS / 5 : INSTANT_MS)) return undefined;
+    // Not sure either: a deletion that was told after the cut, a hook that may have failed, a sidecar's end that nobody saw.
+    const isSeen = (name: string) => exitsOf(pod, openedMs).some(({ container }) => container === name);
+    const mayFail = early && pod.preStop !== null && pod.preStop.kind !== "sleep";
+    if (cutMs < deleted!.atMs - INSTANT_MS / 2 || mayFail || !pod.sidecars.every(isSeen)) return null;
     return `cut ${duration(Math.max(0, cutMs - deleted!.atMs))} after the deletion; the pod ran on for ${
       duration(ranOnMs)
     }`;
@@ -1489,14 +1519,15 @@ function livenessKill({ pod, exit, deleted, openedMs, cutMs }: Ending): Moment |
   return unhealthy !== undefined && isOwn(unhealthy) && killed && pod.wasBy(unhealthy, cutMs) ? unhealthy : undefined;
 }
 
-function evictionOf({ pod, cutMs }: Ending): Moment | undefined {
-  return pod.moments.find((one) => one.kind === "evicted" && pod.wasBy(one, cutMs));
+function evictionOf({ pod, cutMs, exit }: Ending): Moment | undefined {
+  const isToldBefore = (one: Moment) => exit !== undefined && pod.moments.indexOf(one) < pod.moments.indexOf(exit);
+  return pod.moments.find((one) => one.kind === "evicted" && (pod.wasBy(one, cutMs) || isToldBefore(one)));
 }
 
 /** Whether the hook was still running when the grace was over: it is as long, or died there. */
 function tookAllGrace(pod: Pod): boolean {
   const [deleted, failed] = [when(pod, "deleted")!, when(pod, "prestop-failed")];
-  if (failed !== undefined) return failed.atMs >= deleted.atMs + pod.graceMs - 1500;
+  if (failed !== undefined) return betweenMs(deleted, failed) >= pod.graceMs - 1500;
   return (pod.preStopMs ?? 0) >= pod.graceMs;
 }
 
@@ -1563,7 +1594,7 @@ const RULED_OUT: Partial<Record<Cause, (ending: Ending) => boolean>> = {
   SIGKILL_AT_GRACE: (ending) => isLongBeforeGrace(ending) || ending.pod.specifiedGraceMs > ending.pod.graceMs,
   SIGTERM_IGNORED: (ending) =>
     ending.noticed || isLongBeforeGrace(ending) || ending.pod.specifiedGraceMs > ending.pod.graceMs,
-  SIDECAR_ENDED: ({ pod }) => !pod.hasSidecars,
+  SIDECAR_ENDED: ({ pod }) => pod.sidecars.length === 0,
   PRESTOP_FAILED: ({ pod }) => pod.preStop === null || when(pod, "prestop-failed") === undefined,
   EXITED_AT_SIGTERM: (ending) => ending.noticed || isUntouched(ending) || isBeforeSigterm(ending, true),
   EXIT_BEFORE_FLUSH: (ending) => !ending.noticed || isUntouched(ending),
