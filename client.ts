@@ -137,6 +137,8 @@ interface SymptomCount {
   count: number;
   servers: string[];
   causes: Partial<Record<Cause, { count: number; evidence: string }>>;
+  /** Those that the evidence rules out for none of the rest; absent where there is no evidence, or nothing is open. */
+  suspects?: Cause[];
 }
 
 /** What the client found out: the one object behind the text, --json, --report and /report. */
@@ -399,6 +401,7 @@ export class Run {
       // With several URLs we choose, not a Service: whom our dials meet says nothing of its endpoints.
       isRouted: evidence === "" || url.length === 1,
       onDiagnosed: (handover) => this.#journal.explain(handover),
+      onOpen: (handover) => this.#journal.suspect(handover),
     });
     const observer = {
       observe: watch.observe.bind(watch),
@@ -707,6 +710,12 @@ export class Journal {
     entry.count++;
   }
 
+  /** A handover of which no cause is certain, after all that the cluster had to say. */
+  suspect({ symptom, suspects }: Handover): void {
+    const entry = this.symptoms[symptom!]!;
+    entry.suspects = [...new Set([...entry.suspects ?? [], ...suspects ?? []])];
+  }
+
   /** "refused ×3, 503 ×1"; "" where every dial got through. */
   dialsInWords(): string {
     return kinds(this.failedDials);
@@ -715,9 +724,11 @@ export class Journal {
   /** Which symptoms the failed handovers have, where, and why; null where none failed. */
   failureInWords(): string | null {
     if (this.counts.failed === 0) return null;
-    const symptoms = Object.entries(this.symptoms).map(([name, { count, servers, causes }]) =>
-      `${name} ×${count} (${listed(servers)})` +
-      Object.entries(causes).map(([cause, { evidence }]) => `, cause ${cause}: ${evidence}`).join("")
+    const symptoms = Object.entries(this.symptoms).map(([name, { count: all, servers, causes }]) =>
+      `${name} ×${all} (${listed(servers)})` +
+      Object.entries(causes).map(([cause, { count, evidence }]) =>
+        `, cause ${cause}${count === all ? "" : ` of ${count}`}: ${evidence}`
+      ).join("")
     );
     return `${grouped(this.counts.failed)} of ${count(this.judged, "handover")}: ${symptoms.join("; ")}`;
   }
@@ -760,6 +771,8 @@ export class Slot implements SessionOwner {
   #lastSeq = 0;
   #confirmed = 0;
   #production: NodeJS.Timeout | undefined;
+  /** What the production goes to: a session that has bounced may end after the next one has begun. */
+  #producing: Session | undefined;
   #dialling: Session | undefined;
   #current: Session | undefined;
   /** A handover on its way: the way to the next session, and that session once it is open. */
@@ -972,6 +985,8 @@ export class Slot implements SessionOwner {
     if (from !== undefined) this.#confirm(from);
     if (this.#isStopped || session.ledger.dialect === "plain" || session.isTold || !session.isOpen) return;
     for (let seq = this.#confirmed + 1; seq <= this.#lastSeq; seq++) this.#send(session, seq, true);
+    clearInterval(this.#production);
+    this.#producing = session;
     this.#produce(session);
     this.#production = setInterval(() => this.#produce(session), this.#context.settings.intervalMs);
   }
@@ -981,6 +996,10 @@ export class Slot implements SessionOwner {
     if (this.#lastSeq - confirmedUpTo(session.ledger, this.#confirmed) >= MAX_UNCONFIRMED) return;
     this.#send(session, ++this.#lastSeq, false);
     this.#checkSteady(session);
+  }
+
+  #stopProducing(session: Session): void {
+    if (this.#producing === session) clearInterval(this.#production);
   }
 
   #send(session: Session, seq: number, again: boolean): void {
@@ -1013,14 +1032,15 @@ export class Slot implements SessionOwner {
     this.#look();
   }
 
-  sessionOnNotice({ ledger }: Session): void {
+  sessionOnNotice(session: Session): void {
+    const { ledger } = session;
     const { journal, log } = this.#context;
-    clearInterval(this.#production);
+    this.#stopProducing(session);
     journal.enterEnding(ledger);
-    const { server, notice, session } = ledger;
+    const { server, notice } = ledger;
     log.each("shutdown-notice", () => [
       `slot ${this.number} from ${server}` + (notice ? `: ${count(notice.remaining, "message")} to come` : ""),
-      { slot: this.number, server, session, remaining: notice?.remaining ?? null },
+      { slot: this.number, server, session: ledger.session, remaining: notice?.remaining ?? null },
     ]);
     this.#look();
   }
@@ -1035,10 +1055,11 @@ export class Slot implements SessionOwner {
     this.#context.log.each("session-silent", () => [message, labels, "warn"]);
   }
 
-  sessionOnOver({ ledger, failure }: Session): void {
+  sessionOnOver(ended: Session): void {
+    const { ledger, failure } = ended;
     if (failure === undefined) {
       const { journal, log } = this.#context;
-      clearInterval(this.#production);
+      this.#stopProducing(ended);
       journal.enterEnding(ledger);
       const { server, session, closeCode: code = 1006, how, received, sentLast: sent } = ledger;
       log.each("session-closed", () => [
@@ -1508,6 +1529,7 @@ export class ClusterWatch {
   readonly #log: Log;
   readonly #origin: number;
   readonly #onDiagnosed: (handover: Handover) => void;
+  readonly #onOpen: (handover: Handover) => void;
   readonly #sessions: number;
   readonly #isRouted: boolean;
   #isDiagnosing = false;
@@ -1519,12 +1541,13 @@ export class ClusterWatch {
   /** The latest handovers without a farewell: what cuts sessions of several pods at once is none of these pods. */
   readonly #cuts: Handover[] = [];
 
-  constructor({ log, origin, sessions, isRouted, onDiagnosed }: ClusterWatchOptions) {
+  constructor({ log, origin, sessions, isRouted, onDiagnosed, onOpen }: ClusterWatchOptions) {
     this.#log = log;
     this.#origin = origin;
     this.#sessions = sessions;
     this.#isRouted = isRouted;
     this.#onDiagnosed = onDiagnosed;
+    this.#onOpen = onOpen;
   }
 
   close(): void {
@@ -1629,6 +1652,7 @@ export class ClusterWatch {
     const found = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
     if (found === null) {
       handover.suspects = suspects(handover, pod);
+      if (handover.suspects !== null) this.#onOpen(handover);
       return;
     }
     const { slot, symptom, cause, evidence } = Object.assign(handover, found);
@@ -1653,7 +1677,11 @@ export class ClusterWatch {
       }`;
       const hooks = pods.flatMap(({ preStop }) => preStop ?? []);
       const [hook] = hooks.sort((a, b) => (b.ms ?? Infinity) - (a.ms ?? Infinity));
-      const has = hook === undefined ? "it has no preStop" : `its preStop is ${hook.kind} (${hook.text})`;
+      const has = hook === undefined
+        ? "it has no preStop"
+        : hook.kind === "sleep"
+        ? `its preStop.sleep is ${hook.ms! / 1000}s`
+        : `its preStop.${hook.kind} is ${hook.text}`;
       const covers = hook !== undefined && hook.ms !== null && hook.ms >= seconds * 1000;
       // The last that was seen was the last only where enough have led elsewhere since.
       const least = elsewhere < ELSEWHERE
@@ -1711,6 +1739,8 @@ export interface ClusterWatchOptions {
   isRouted: boolean;
   /** Told of each handover whose cause has become known. */
   onDiagnosed: (handover: Handover) => void;
+  /** Told of each whose cause stays open, with what remains. */
+  onOpen: (handover: Handover) => void;
 }
 
 // ---- The drill: ends pods, waits until all is over, and leaves the workload as it was

@@ -1251,8 +1251,10 @@ export function companyOf(cluster: Cluster, handover: Handover, cuts: readonly H
   const others = [...endpointsOf(cluster)].filter(([uid, { ready }]) =>
     ready && !endings.some((pod) => pod.uid === uid)
   );
-  const everybody = together.length >= sessions && (1 + others.length) ** (1 - together.length) < UNLIKELY;
-  return { together: together.length, elsewhere: elsewhere.length, everybody };
+  const everybody = handover.dialect === "plain" && together.length >= sessions &&
+    (1 + others.length) ** (1 - together.length) < UNLIKELY;
+  // Where no pod was ending none of them is cleared by the others.
+  return { together: together.length, elsewhere: elsewhere.length % together.length, everybody };
 }
 
 /** What the evidence says around one session's end; what it does not say is undefined, and is the ground of nothing. */

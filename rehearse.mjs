@@ -121,7 +121,7 @@ async function main() {
   const findings = [];
   const unjudged = whyUnjudged(result.handovers, victim, held);
   if (unjudged !== null) findings.push({ name: "NOT_JUDGED", text: unjudged });
-  if (killed && !options.knowsEvidence) {
+  if (killed && !result.findings.some(({ name }) => name === "EXIT_HUNG")) {
     const name = result.verdict === "PASS" ? "EXIT_HUNG" : "SIGKILL";
     const text = `${victim.name} had not exited ${own.graceMs / 1000} s after SIGTERM, and was killed with SIGKILL`;
     findings.push({ name, text });

@@ -34,6 +34,7 @@ import mri from "mri";
  * @typedef {import("./protocol.ts").Range} Range
  * @typedef {import("./protocol.ts").Cause} Cause
  * @typedef {import("./protocol.ts").Symptom} Symptom
+ * @typedef {NonNullable<Result["symptoms"][Symptom]>} SymptomCount
  * @typedef {{ p50Ms: number | null, p99Ms: number | null, maxMs: number | null }} Spread
  */
 
@@ -156,7 +157,7 @@ export function render(result) {
     ...fact("Probes", kinds(probed)),
     ...shown.flatMap((handover) => renderHandover(handover, expectedRules(expect, handover.dialect))),
     ...moreFailed > 0 ? ["", `${count(moreFailed, "more failed handover")} like these`] : [],
-    ...Object.entries(result.symptoms).flatMap(([name, { causes }]) => renderSymptom(name, causes)),
+    ...Object.entries(result.symptoms).flatMap(([name, entry]) => renderSymptom(name, entry)),
     ...result.pods.slice(0, SHOWN_PODS).flatMap((pod) => renderPod(pod, result)),
     ...morePods > 0 ? ["", `${count(morePods, "more pod")}: see --json`] : [],
     ...result.findings.map(({ name, text }) => `\n${kleur.yellow(printable(name))}  ${printable(text)}`),
@@ -301,18 +302,22 @@ export function headline(handover) {
 
 /**
  * @param {string} name
- * @param {Record<string, { count: number, evidence: string }>} causes
+ * @param {SymptomCount} entry
  * @returns {string[]}
  */
-function renderSymptom(name, causes) {
+function renderSymptom(name, { count: all, causes, suspects }) {
   const [meaning, remedy] = remedyOf(name);
   const known = Object.entries(causes).flatMap(([cause, { count, evidence }]) => [
     printable(`  Cause: ${cause} ×${count}, ${evidence}`),
     `    ${causeOf(cause).join(" → ")}`,
   ]);
-  const advice = typeof remedy === "string" ? [`  Fix: ${remedy}`] : known.length > 0 ? [] : [
-    "  Candidate causes, and what to do:",
-    ...remedy.map((cause) => `    ${cause.padEnd(18)} ${causeOf(cause).join(" → ")}`),
+  const open = all - Object.values(causes).reduce((sum, { count }) => sum + count, 0);
+  const candidates = suspects ?? (known.length === 0 ? remedy : []);
+  const advice = typeof remedy === "string" ? [`  Fix: ${remedy}`] : open === 0 || candidates.length === 0 ? [] : [
+    suspects === undefined
+      ? "  Candidate causes, and what to do:"
+      : `  Cause open ×${open}; the evidence rules out none of these:`,
+    .../** @type {Cause[]} */ (candidates).map((cause) => `    ${cause.padEnd(18)} ${causeOf(cause).join(" → ")}`),
   ];
   return ["", `${kleur.yellow(printable(name))}  ${meaning}`, ...known, ...advice];
 }
@@ -568,14 +573,14 @@ function escaped(text) {
  * @param {Handover} handover
  * @returns {string}
  */
-function advise({ symptom, cause, evidence }) {
+function advise({ symptom, cause, evidence, suspects }) {
   if (symptom === null) return "";
   const [meaning, remedy] = remedyOf(symptom);
   const fix = cause !== null
     ? causeOf(cause)[1]
     : typeof remedy === "string"
     ? remedy
-    : `it may be ${remedy.join(", ")}`;
+    : `it may be ${(suspects ?? remedy).join(", ")}`;
   return `${symptom}: ${meaning}${cause === null ? "" : `; cause ${cause}: ${evidence}`}. What to do: ${fix}`;
 }
 

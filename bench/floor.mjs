@@ -22,8 +22,10 @@ const TRANSPORTS = {
   ws: {
     listen(onPeer) {
       const upgrades = new WebSocketServer({ noServer: true, perMessageDeflate: false });
-      return createHttpServer().on("upgrade", (request, stream, head) =>
-        upgrades.handleUpgrade(request, stream, head, (socket) => onPeer(wsPeer(socket))));
+      return createHttpServer().on(
+        "upgrade",
+        (request, stream, head) => upgrades.handleUpgrade(request, stream, head, (socket) => onPeer(wsPeer(socket))),
+      );
     },
     dial: (port) => wsPeer(new WebSocket(`ws://127.0.0.1:${port}/`, { perMessageDeflate: false })),
   },

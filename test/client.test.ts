@@ -1352,6 +1352,24 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     assert.equal((await stop(client)).sessions.had, 1);
   });
 
+  it("goes on producing when a session that it has left for its nonsense ends after the next has begun", async (t) => {
+    const left: Socket[] = [];
+    const hostile = await startPeer(t, (ws, socket) => {
+      ws.send(encode({ type: "HELLO", server: "hostile", instance: "a", session: "a", intervalMs: 50 }));
+      ws.send("nonsense");
+      left.push(socket.pause());
+    });
+    const good = await startScript(t, live, "good");
+    const client = startOn(t, [hostile, good]);
+    await (await good.session(0)).hears(1);
+    const closed = client.line(/ session-closed .*hostile/);
+    left.forEach((socket) => socket.resume());
+    await closed;
+    const heard = good.sides[0]!.seqs.length;
+    await good.sides[0]!.hears(heard + 2);
+    await stop(client);
+  });
+
   it("shows no secret of a URL anywhere, in any form of its result", async (t) => {
     const folder = mkdtempSync(join(tmpdir(), "client-test-"));
     t.after(() => rmSync(folder, { recursive: true }));

@@ -61,6 +61,14 @@ test("docs/verdict.md explains every symptom and every cause in the program's wo
   );
 });
 
+test("docs/verdict.md says of every cause what it means, and how to see it by hand with two lines of kubectl", () => {
+  const section = docs.slice(docs.indexOf("\n## What the causes mean\n"));
+  const said = [...section.matchAll(/^### ([A-Z_]+)\n\n(?:.+\n)+\n```sh\nkubectl .+\nkubectl .+\n```$/gm)].map((
+    [, name],
+  ) => name);
+  assert.deepEqual(said, Object.keys(CAUSES));
+});
+
 test("docs/verdict.md lists every fault", () => {
   assert.deepEqual(tableAfter("\n## Faults\n").map(([name]) => name), FAULTS.filter((name) => name !== "none"));
 });

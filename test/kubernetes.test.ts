@@ -1540,7 +1540,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     assertOrder(client.lines, / steady /, / waiting for every pod /, / disruption +delete /);
   });
 
-  it("watches the pods of its selector, the EndpointSlices, and the events of failed hooks, from their lists on", async (t) => {
+  it("watches the pods of its selector, the EndpointSlices, and the events of pods, from their lists on", async (t) => {
     const cluster = await startCluster(t, "delete-graceful");
     await startDrill(t, cluster, "watch", "--target-selector=app=server,tier in (a,b)").line(/ started /);
     const seen = cluster.requests.map((request) => [rightOf(request), request.path, Object.fromEntries(request.query)]);
@@ -1553,7 +1553,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     const expected = [
       ["pods", "/api/v1/namespaces/rec/pods", { labelSelector: "app=server,tier in (a,b)" }],
       ["endpointslices", "/apis/discovery.k8s.io/v1/namespaces/rec/endpointslices", {}],
-      ["events", "/api/v1/namespaces/rec/events", { fieldSelector: "reason=FailedPreStopHook" }],
+      ["events", "/api/v1/namespaces/rec/events", { fieldSelector: "involvedObject.kind=Pod" }],
     ].flatMap(([stream, path, query]) => [
       [`list ${stream}`, path, query],
       [`watch ${stream}`, path, { ...query as object, ...watching }],
@@ -1918,7 +1918,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     assert.deepEqual(asked(cluster), []);
   });
 
-  it("(watch) says NO_POD_EVENT where the network cuts, once the cluster has had 5 s to tell", async (t) => {
+  it("(watch) says NO_POD_EVENT where the network cuts, once the cluster has had 15 s to tell", async (t) => {
     const cluster = await startCluster(t, "delete-graceful");
     const client = startDrill(t, cluster, "watch", "--handovers=1");
     await client.line(/ steady /);
@@ -1927,7 +1927,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     assert.deepEqual([code, handover.symptom, handover.cause], [1, "CUT_WITHOUT_NOTICE", "NO_POD_EVENT"]);
     assert.equal(handover.evidence, `${cluster.victim} was neither deleted nor restarted`);
     assert.deepEqual(pods, []);
-    assertBetween(durationMs - handover.endedMs!, 5000, 9000, "ms of patience");
+    assertBetween(durationMs - handover.endedMs!, 15_000, 19_000, "ms of patience");
   });
 
   it("(delete) says INTERMEDIARY_CUT where a proxy cuts before SIGTERM", async (t) => {
@@ -1937,10 +1937,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     cluster.cut();
     const { code, symptoms, handover } = await endOf(client);
     assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["CUT_WITHOUT_NOTICE"], "INTERMEDIARY_CUT"]);
-    assertText(handover.evidence, /^cut ([\d.]+)ms after the deletion; the pod ran on for ([\d.]+)s$/, [0, 999], [
-      1,
-      3,
-    ]);
+    assertText(handover.evidence, /^cut ([\d.]+)ms after the deletion; the pod ran on for [\d.]+m?s$/, [0, 999]);
   });
 
   it("(delete) waits for the end of a pod that has crashed before, and finds that it hung", async (t) => {
@@ -2005,7 +2002,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     assertText(handover.evidence, /^last dial that reached the ending pod at \+([\d.]+)s$/, [1.9, 60]);
     assert.deepEqual(findings.map(({ name }) => name), ["ENDPOINT_RACE"]);
     const met =
-      /^\d+ new connections? met a pod after its deletion, the last at \+([\d.]+)s; its preStop.sleep is 2s: make it (\d+)s or more$/;
+      /^\d+ new connections? met a pod after its deletion, the last at \+([\d.]+)s; its preStop.sleep is 2s: make it at least (\d+)s, the drill ended before the race did$/;
     assertText(findings[0]!.text, met, [1.9, 60], [4, 62]);
   });
 

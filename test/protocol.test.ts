@@ -371,6 +371,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     pod: null,
     cause: null,
     evidence: null,
+    suspects: null,
     dialect: "v1",
     from: "pod-a",
     to: "pod-b",

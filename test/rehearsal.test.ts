@@ -51,33 +51,34 @@ const isGone = (port: number) => fetch(`http://127.0.0.1:${port}/`).then(() => f
 /** The programs as another build, see there. */
 const wrapped = (how: string) => `--command=node test/fixtures/wrapper.mjs ${how} {role}`;
 
-/** DESIGN: every fault, the symptom that it must give. */
-const EXPECTED: Record<(typeof FAULTS)[number], string | null> = {
-  "none": null,
-  "ignore-sigterm": "CUT_WITHOUT_NOTICE",
-  "exit-at-sigterm": "CUT_WITHOUT_NOTICE",
-  "crash": "CUT_WITHOUT_NOTICE",
-  "stall": "STALLED",
-  "skip-notice": "NO_NOTICE",
-  "exit-mid-drain": "CUT_DURING_DRAIN",
-  "slow-drain": "CUT_DURING_DRAIN",
-  "drop-data": "DATA_LOST",
-  "duplicate-data": "DATA_DUPLICATED",
-  "reorder-data": "DATA_REORDERED",
-  "lose-upstream": "UPSTREAM_LOST",
-  "skip-farewell": "NO_FAREWELL",
-  "terminate": "NO_CLOSE_FRAME",
-  "reset": "RESET_AFTER_CLOSE",
-  "no-status": "WRONG_CLOSE_CODE",
+/** DESIGN: every fault, the symptom that it must give, and the cause where the client alone could not tell. */
+const EXPECTED: Record<(typeof FAULTS)[number], [symptom: string | null, cause?: string]> = {
+  "none": [null],
+  "ignore-sigterm": ["CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED"],
+  "exit-at-sigterm": ["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  "crash": ["CUT_WITHOUT_NOTICE", "CRASHED"],
+  "stall": ["STALLED", "SIGTERM_IGNORED"],
+  "skip-notice": ["NO_NOTICE"],
+  "exit-mid-drain": ["CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
+  "slow-drain": ["CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  "drop-data": ["DATA_LOST"],
+  "duplicate-data": ["DATA_DUPLICATED"],
+  "reorder-data": ["DATA_REORDERED"],
+  "lose-upstream": ["UPSTREAM_LOST"],
+  "skip-farewell": ["NO_FAREWELL"],
+  "terminate": ["NO_CLOSE_FRAME"],
+  "reset": ["RESET_AFTER_CLOSE"],
+  "no-status": ["WRONG_CLOSE_CODE"],
 };
 
 // Most of their time they wait, for intervals and drains.
 describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
-  for (const [fault, symptom] of Object.entries(EXPECTED).filter(([fault]) => fault !== "none")) {
-    it(`with fault ${fault} fails with ${symptom} and nothing else`, async (t) => {
+  for (const [fault, [symptom, cause = null]] of Object.entries(EXPECTED).filter(([fault]) => fault !== "none")) {
+    it(`with fault ${fault} fails with ${symptom}, ${cause ?? "no further cause"}, and nothing else`, async (t) => {
       const { code, verdict, handovers } = await rehearse(t, "--sessions=3", `--fault=${fault}`);
       assert.equal(verdict, "FAIL");
       assert.equal(code, 1);
+      assert.deepEqual(handovers.map((handover) => handover.cause), [cause, cause, cause]);
       assert.deepEqual(handovers.map((handover) => handover.symptom), [symptom, symptom, symptom]);
       assert.deepEqual(handovers.map((handover) => handover.rules.moved), ["pass", "pass", "pass"]);
     });
@@ -89,6 +90,23 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       assert.deepEqual([...new Set(handovers.map(({ symptom }) => symptom))], ["CUT_DURING_DRAIN"]);
     });
   }
+
+  for (const [fault, cause] of [["ignore-sigterm", "SIGTERM_IGNORED"], ["exit-at-sigterm", "EXITED_AT_SIGTERM"]]) {
+    it(`names the cause of fault ${fault} in the plain dialect, and in every report`, async (t) => {
+      const folder = mkdtempSync(join(tmpdir(), "rehearsal-"));
+      t.after(() => rmSync(folder, { recursive: true }));
+      const files = ["md", "xml", "html", "json"].map((ending) => join(folder, `result.${ending}`));
+      const flags = [...files.map((file) => `--report=${file}`), "--dialect=plain", "--sessions=2"];
+      const { handovers } = await rehearse(t, ...flags, `--fault=${fault}`);
+      assert.deepEqual(handovers.map((handover) => handover.cause), [cause, cause]);
+      for (const file of files) assert.ok(readFileSync(file, "utf8").includes(cause!), file);
+    });
+  }
+
+  it("lets a build without --evidence judge as it always did", async (t) => {
+    const { handovers, verdict } = await rehearse(t, "--fault=exit-mid-drain", wrapped("no-evidence"));
+    assert.deepEqual([verdict, handovers.map((handover) => handover.cause)], ["FAIL", [null]]);
+  });
 
   it("sees fault skip-notice in the plain dialect, too", async (t) => {
     const { handovers } = await rehearse(t, "--fault=skip-notice", "--dialect=plain", "--expect=notice,clean,moved");
