@@ -195,6 +195,9 @@ k8s-drill:
 	$(KUBECTL) logs -f job/drill -c drill -n $(NAMESPACE); \
 	await exitCode end; \
 	code=$$(state | sed 's/.*"exitCode":\([0-9]*\).*/\1/'); \
+	case "$$code" in [012]) ;; *) \
+		reason=$$(state | sed -n 's/.*"reason":"\([A-Za-z]*\)".*/\1/p'); \
+		echo "The drill was ended before its verdict: $${reason:-no reason is given}";; esac; \
 	[ "$$code" = 0 ] || { echo "The drill's exit code: $$code"; exit "$$code"; }
 .PHONY: k8s-drill
 

@@ -1255,6 +1255,13 @@ describe("make k8s-drill", { skip: skipMake }, () => {
     assert.deepEqual({ code, stdout }, { code: 2, stdout: "the report\nThe drill's exit code: 1\n" });
   });
 
+  it("says why where the drill's own pod was killed", async (t) => {
+    const state = { terminated: { containerID: "containerd://1", exitCode: 137, reason: "OOMKilled" } };
+    const { code, stdout } = await drill(t, state, ["DISRUPT=delete"]);
+    const why = "The drill was ended before its verdict: OOMKilled\nThe drill's exit code: 137\n";
+    assert.deepEqual({ code, stdout }, { code: 2, stdout: `the report\n${why}` });
+  });
+
   it("does not wait for ever for a pod that does not start", async (t) => {
     const { code, stdout } = await drill(t, { waiting: { reason: "ImagePullBackOff" } }, ["DISRUPT=delete"]);
     assert.deepEqual({ code, stdout }, {
