@@ -15,7 +15,7 @@ import { Worker } from "node:worker_threads";
 import { build } from "esbuild";
 
 /** The headings of the sections that are pure. */
-const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Ledger|Judgement|Evidence|Numbers)");
+const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Ledger|Judgement|Evidence|Diagnosis|Numbers)");
 /** The files whose tests judge; those of their suites that start processes are left out. */
 const TESTS = ["test/protocol.test.ts", "test/kubernetes.test.ts"];
 const PROCESSES = ["a drill"];

@@ -417,7 +417,13 @@ function withFailedHook(name: string): Recorded[] {
   return lines.toSpliced(at, 0, { t: 200, stream: "events", type: "ADDED", object: failedHook(pod) });
 }
 
-const linesOf = (recorded: string): Recorded[] => VARIANTS[recorded]?.() ?? recording(recorded);
+/** The lines of a case, the same for all who ask: nobody changes them. */
+function linesOf(recorded: string): Recorded[] {
+  const lines = known.get(recorded) ?? VARIANTS[recorded]?.() ?? recording(recorded);
+  known.set(recorded, lines);
+  return lines;
+}
+const known = new Map<string, Recorded[]>();
 
 /** The client's clock at the disruption. */
 const START = 60_000;
@@ -510,7 +516,7 @@ const ALSO_TRUE: Partial<Record<Cause, Cause[]>> = {
 };
 
 describe("a cause", () => {
-  const known = CASES.filter(([, { readyEndpoints, lastOnEndingMs, sameServer }, , , cause]) =>
+  const named = CASES.filter(([, { readyEndpoints, lastOnEndingMs, sameServer }, , , cause]) =>
     cause !== null && readyEndpoints === undefined && lastOnEndingMs === undefined && sameServer === undefined
   );
   /** Diagnoses a case once more, from other lines; the pod is the one that it has always been. */
@@ -539,7 +545,7 @@ describe("a cause", () => {
   };
 
   it("is none or the same where kubelet tells 10 s late, or one of the watches, or all of them half a second", () => {
-    for (const one of known) {
+    for (const one of named) {
       const lines = linesOf(one[0]);
       const late = (ms: number, isLate: (line: Recorded) => boolean) =>
         lines.map((line) => line.t !== null && line.object && isLate(line) ? { ...line, t: line.t + ms } : line);
@@ -553,7 +559,7 @@ describe("a cause", () => {
   });
 
   it("is none or the same where a watch told nothing", () => {
-    for (const one of known) {
+    for (const one of named) {
       for (const missing of ["endpointslices", "events"]) {
         assertNoOther(
           one,
@@ -567,7 +573,7 @@ describe("a cause", () => {
   it("is none or the same whichever events are missing", () => {
     const random = seeded(7);
     // Where nothing is told of a pod, the one before it of the same name is taken for it.
-    for (const one of known.filter(([recorded]) => recorded !== "statefulset-rollout")) {
+    for (const one of named.filter(([recorded]) => recorded !== "statefulset-rollout")) {
       const lines = linesOf(one[0]);
       for (let round = 0; round < 30; round++) {
         const share = random();
@@ -581,7 +587,7 @@ describe("a cause", () => {
   });
 
   it("does not change with what comes later, once the evidence is complete", () => {
-    for (const one of known) {
+    for (const one of named) {
       const lines = linesOf(one[0]);
       const times = lines.flatMap(({ t }) => t ?? []);
       for (const untilMs of times) {
