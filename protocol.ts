@@ -1298,9 +1298,8 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
   const other = exits.find((exit) =>
     exit.container !== pod.container && isEnd(exit) && pod.span(exit)[1] >= cutMs - INSTANT_MS / 2
   );
-  const ending = { pod, cutMs, silent, deleted, sigtermMs: pod.sigterm?.atMs ?? null };
-  const outlived = deleted !== undefined && isBeforeSigterm(ending, true) && ranOnMs > INSTANT_MS / 5;
-  return {
+  const sigtermMs = pod.sigterm?.atMs ?? null;
+  const ending = {
     pod,
     cutMs,
     openedMs,
@@ -1309,12 +1308,15 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
     handover,
     deleted,
     unsure,
-    exit: own !== undefined && isEnd(own) && !outlived ? own : undefined,
     ranOnMs,
     other,
-    sigtermMs: pod.sigterm?.atMs ?? null,
-    company,
   };
+  // It surely lived on after a cut before SIGTERM; it surely died at the grace's end, however late we were told.
+  const outlived = deleted !== undefined && isBeforeSigterm({ ...ending, sigtermMs }, true) && ranOnMs > INSTANT_MS / 5;
+  const killed = own && killedBy(pod, own);
+  const atGrace = killed !== undefined && cutMs >= killed.atMs + killed.graceMs! - INSTANT_MS;
+  const exit = own !== undefined && ((isEnd(own) && !outlived) || atGrace) ? own : undefined;
+  return { ...ending, sigtermMs, exit, company };
 }
 
 /** Signals by which a process ends itself, by the exit code that they leave (128 + signal); 2 is what a Go panic leaves. */

@@ -190,6 +190,8 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   ["slow-drain-busy-node, 10 s later", drainCut(11_700, 17_900), "cut amid the drain", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
   ["slow-drain-busy-node", cut(17_900), "cut without a notice, long after it stopped serving", "CUT_WITHOUT_NOTICE", "SIGKILL_AT_GRACE: stopped serving 3.19s after the deletion, not ended after 8s of grace"],
   ["slow-drain-two-hogs", drainCut(3200, 9500), "cut amid the drain", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  ["killed, told 6 s later without a stamp", cut(8200), "cut at the grace's end", "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED: exit 137 (Error) after 8.00s of grace"],
+  ["killed, told 6 s later without a stamp", drainCut(2150, 8200), "cut at the grace's end", "CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
   ["exit told 10 s later", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 2.29s after the deletion"],
   ["exit told 10 s later", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
   ["lived on for 8 s", cut(2200), "cut at SIGTERM", "CUT_WITHOUT_NOTICE", "CUT_AT_SIGTERM: cut 81ms after SIGTERM; the process ran on for 6.81s"],
@@ -326,6 +328,11 @@ const VARIANTS: Record<string, () => Recorded[]> = {
       }
     }),
   "slow-drain-busy-node, 10 s later": () => toldLater(recording("slow-drain-busy-node"), 10_000),
+  "killed, told 6 s later without a stamp": () =>
+    toldLater(
+      edited("delete-sigterm-ignored", ({ status }) => exitsIn(status).forEach((exit) => delete exit.finishedAt)),
+      6000,
+    ),
   "exit told 10 s later": () => toldLater(recording("delete-exit-3"), 10_000),
   "lived on for 8 s": () =>
     edited("delete-exit-3", ({ status }, line) => {
