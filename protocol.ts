@@ -1585,34 +1585,45 @@ export function diagnose(
 
 const isAbrupt = (symptom: Symptom): boolean => ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom);
 
-/** What is certainly not the cause, although no other is known. */
-const RULED_OUT: Partial<Record<Cause, (ending: Ending) => boolean>> = {
-  ENDPOINT_RACE: ({ deleted, unsure, openedMs }) => !unsure && (deleted === undefined || openedMs <= deleted.atMs),
-  OOM_KILLED: ({ exit }) => exit !== undefined,
-  CRASHED: ({ exit, deleted }) => exit !== undefined && exit.code !== 137 && deleted !== undefined,
+/** What is certainly not the cause, although no other is known; `seen` is the application's end, if anybody saw it. */
+const RULED_OUT: Partial<Record<Cause, (ending: Ending, seen: Moment | undefined) => boolean>> = {
+  ENDPOINT_RACE: ({ pod, unsure, openedMs }) =>
+    openedMs <= (when(pod, "deleted")?.atMs ?? Infinity) - (unsure ? TOLD_LATE_MS : 0),
+  OOM_KILLED: (_ending, seen) => seen !== undefined,
+  CRASHED: ({ deleted }, seen) => seen !== undefined && seen.code !== 137 && deleted !== undefined,
   LIVENESS_KILLED: ({ deleted }) => deleted !== undefined,
-  FORCE_DELETED: ({ pod, exit }) => exit !== undefined || !pod.moments.some(({ graceMs }) => graceMs === 0),
-  GRACE_SHORTENED: ({ pod, exit }) =>
-    (exit !== undefined && exit.code !== 137) ||
-    !pod.moments.some(({ graceMs = Infinity }) => graceMs < pod.specifiedGraceMs),
-  SIGKILL_AT_GRACE: (ending) => isLongBeforeGrace(ending) || ending.pod.specifiedGraceMs > ending.pod.graceMs,
-  SIGTERM_IGNORED: (ending) =>
-    ending.noticed || isLongBeforeGrace(ending) || ending.pod.specifiedGraceMs > ending.pod.graceMs,
+  FORCE_DELETED: ({ pod }, seen) => seen !== undefined || !pod.forced,
+  GRACE_SHORTENED: (ending, seen) => isNotKilled(ending, seen) || !isShortened(ending),
+  SIGKILL_AT_GRACE: (ending, seen) => isNotKilled(ending, seen) || isShortened(ending),
+  SIGTERM_IGNORED: (ending, seen) => ending.noticed || isNotKilled(ending, seen) || isShortened(ending),
   SIDECAR_ENDED: ({ pod }) => pod.sidecars.length === 0,
   PRESTOP_FAILED: ({ pod }) => pod.preStop === null || when(pod, "prestop-failed") === undefined,
-  EXITED_AT_SIGTERM: (ending) => ending.noticed || isUntouched(ending) || isBeforeSigterm(ending, true),
-  EXIT_BEFORE_FLUSH: (ending) => !ending.noticed || isUntouched(ending),
-  CUT_AT_SIGTERM: (ending) => isUntouched(ending) || isBeforeSigterm(ending, true),
+  EXITED_AT_SIGTERM: (ending, seen) => ending.noticed || seen?.code === 137 || isBeforeIts(ending),
+  EXIT_BEFORE_FLUSH: (ending, seen) => !ending.noticed || seen?.code === 137 || isBeforeIts(ending),
+  CUT_AT_SIGTERM: (ending) => {
+    const { sigtermMs, cutMs, silent } = ending;
+    return silent || isBeforeIts(ending) || (sigtermMs !== null && cutMs > sigtermMs + INSTANT_MS);
+  },
+  INTERMEDIARY_CUT: ({ pod, deleted, cutMs }) => deleted !== undefined && cutMs >= deleted.atMs + pod.graceMs,
   NO_READY_PEER: () => true,
   NO_POD_EVENT: ({ deleted, exit }) => deleted !== undefined || exit !== undefined,
 };
 
-const isUntouched = ({ deleted, unsure }: Ending): boolean => deleted === undefined && !unsure;
+/** Whether the session ended before its pod's deletion, or before SIGTERM. */
+function isBeforeIts(ending: Ending): boolean {
+  return ending.deleted === undefined ? !ending.unsure : isBeforeSigterm(ending, true);
+}
 
-function isLongBeforeGrace(ending: Ending): boolean {
-  const { pod, deleted, cutMs, exit, silent } = ending;
-  if (isUntouched(ending) || (exit !== undefined && exit.code !== 137)) return true;
-  return !silent && deleted !== undefined && cutMs < deleted.atMs + pod.graceMs - 2 * INSTANT_MS;
+function isShortened({ pod }: Ending): boolean {
+  return pod.moments.some(({ graceMs = Infinity }) => graceMs > 0 && graceMs < pod.specifiedGraceMs);
+}
+
+/** Whether it was not SIGKILL at the end of a grace. */
+function isNotKilled({ pod, deleted, unsure, cutMs, silent }: Ending, seen: Moment | undefined): boolean {
+  if (seen !== undefined && seen.code !== 137) return true;
+  if (deleted === undefined) return !unsure;
+  if (seen !== undefined) return killedBy(pod, seen) === undefined;
+  return !silent && cutMs < deleted.atMs + pod.graceMs - 2 * INSTANT_MS;
 }
 
 /** Where no cause is certain: those of which the evidence rules out none; null where there is no evidence. */
@@ -1620,7 +1631,8 @@ export function suspects(handover: Handover, pod: Pod | undefined): Cause[] | nu
   const { symptom, endedMs } = handover;
   if (symptom === null || endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
   const ending = endingOf(handover, pod, ALONE);
-  return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending));
+  const seen = exitsOf(pod, ending.openedMs).find(({ container }) => container === pod.container);
+  return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending, seen));
 }
 
 // ==== The conventions =======================================================================

@@ -8,7 +8,7 @@ import { after, describe, it, type TestContext } from "node:test";
 import {
   type Cause, Cluster, diagnose, type Handover, isEvidenceComplete, judge, type KubernetesObject, Ledger, type Moment,
   observe, observeCluster, observeMissing, type Pod, podOf, readyEndpoints, type Redial, type Rule, type SessionEvent,
-  type Symptom, wasKilledAtGrace, when,
+  companyOf, cutWith, reportPod, suspects, type Symptom, wasKilledAtGrace, when,
 } from "../protocol.ts";
 import type { Result } from "../client.ts";
 // deno-fmt-ignore
@@ -247,11 +247,11 @@ const VARIANTS: Record<string, () => Recorded[]> = {
     edited("delete-sigterm-ignored", ({ status }) => exitsIn(status).forEach((exit) => exit.exitCode = 1)),
   "without preStop": () =>
     edited("delete-exit-3", ({ spec }) => spec?.containers.forEach((container) => delete container.lifecycle)),
-  "without the exit": () =>
-    edited(
-      "delete-exit-3",
-      ({ status }) => status?.containerStatuses?.forEach(({ state }) => delete state!.terminated),
-    ),
+  "without the exit": () => unseen("delete-exit-3"),
+  "with a hook longer than the grace": () =>
+    edited("delete-exit-3", ({ spec }) => {
+      for (const container of spec?.containers ?? []) container.lifecycle = { preStop: { sleep: { seconds: 20 } } };
+    }),
   "without an end": () => recording("delete-exit-3").filter(({ t }) => t === null || t < 2000),
   "out of memory": () => edited("crash-sigkill", outOfMemory),
   "out of memory without a limit": () =>
@@ -274,6 +274,8 @@ const VARIANTS: Record<string, () => Recorded[]> = {
   },
   "with a preStop hook that fails": () => withFailedHook("delete-exit-3"),
   "forced, with a preStop hook that fails": () => withFailedHook("force-delete"),
+  "delete-sigterm-ignored without the exit": () => unseen("delete-sigterm-ignored"),
+  "delete-less-grace without the exit": () => unseen("delete-less-grace"),
   "liveness-kill without Killing": () =>
     recording("liveness-kill").filter(({ object }) => object?.reason !== "Killing"),
   "liveness-kill without its events": () => recording("liveness-kill").filter(({ stream }) => stream !== "events"),
@@ -349,6 +351,11 @@ const VARIANTS: Record<string, () => Recorded[]> = {
       addSidecar(object, t !== null && t >= 820 ? 137 : undefined);
     }),
 };
+
+/** A recording in which nobody sees how a container ended. */
+function unseen(name: string): Recorded[] {
+  return edited(name, ({ status }) => status?.containerStatuses?.forEach(({ state }) => delete state!.terminated));
+}
 
 /** The recorded eviction, for another reason than the API's. */
 function disrupted(reason: string, message: string): Recorded[] {
@@ -602,6 +609,115 @@ describe("a cause", () => {
         if (complete) assert.equal(cause, causeOf(one), `${one[2]} (${one[0]}) as of ${untilMs}`);
       }
     }
+  });
+});
+
+/** What remains where no cause is certain: by what nobody saw. */
+// deno-fmt-ignore
+const OPEN: [recorded: string, sight: Sight, title: string, remaining: Cause[] | null][] = [
+  ["without the exit", cut(2200), "cut at SIGTERM, and nobody saw the exit", ["OOM_KILLED", "CRASHED", "EVICTED", "EXITED_AT_SIGTERM", "CUT_AT_SIGTERM", "INTERMEDIARY_CUT"]],
+  ["without the exit", drainCut(2140, 2200), "cut amid the drain, and nobody saw the exit", ["OOM_KILLED", "CRASHED", "EVICTED", "EXIT_BEFORE_FLUSH", "CUT_AT_SIGTERM", "INTERMEDIARY_CUT"]],
+  ["without the exit", cut(200), "cut long before SIGTERM, and nobody saw the exit", ["OOM_KILLED", "CRASHED", "EVICTED", "INTERMEDIARY_CUT"]],
+  ["delete-graceful", cut(-2366), "cut before the deletion, which may have been told late", ["CRASHED", "LIVENESS_KILLED", "EVICTED", "EXITED_AT_SIGTERM", "CUT_AT_SIGTERM", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
+  ["delete-sigterm-ignored", cut(6500), "cut before the exit, and nobody can tell how long", ["CRASHED", "EVICTED", "SIGKILL_AT_GRACE", "SIGTERM_IGNORED", "INTERMEDIARY_CUT"]],
+  ["delete-sigterm-ignored without the exit", cut(8200), "cut at the end of the grace, and nobody saw the exit", ["OOM_KILLED", "CRASHED", "EVICTED", "SIGKILL_AT_GRACE", "SIGTERM_IGNORED", "EXITED_AT_SIGTERM"]],
+  ["delete-sigterm-ignored without the exit", drainCut(2140, 8200), "the same, amid the drain", ["OOM_KILLED", "CRASHED", "EVICTED", "SIGKILL_AT_GRACE", "EXIT_BEFORE_FLUSH"]],
+  ["delete-sigterm-ignored without the exit", silent(4000), "silent, and nobody saw the exit", ["OOM_KILLED", "CRASHED", "EVICTED", "SIGKILL_AT_GRACE", "SIGTERM_IGNORED", "EXITED_AT_SIGTERM", "INTERMEDIARY_CUT"]],
+  ["killed 1.01 s before its grace is over", cut(7050), "killed, and not for its grace", ["CRASHED", "EVICTED", "INTERMEDIARY_CUT"]],
+  ["force-after-delete", cut(600), "cut before the force", ["OOM_KILLED", "CRASHED", "EVICTED", "FORCE_DELETED", "EXITED_AT_SIGTERM", "CUT_AT_SIGTERM", "INTERMEDIARY_CUT"]],
+  ["liveness-kill", cut(3000, { from: "jp7fg" }), "cut long before a liveness kill", ["CRASHED", "LIVENESS_KILLED", "EVICTED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
+  ["liveness-kill without its events", cut(9500, { from: "jp7fg" }), "ended with 0, and nobody asked", ["CRASHED", "LIVENESS_KILLED", "EVICTED", "INTERMEDIARY_CUT"]],
+  ["crash-sigkill", cut(-4181), "cut 5 s before the exit, which may have been told late", ["CRASHED", "LIVENESS_KILLED", "EVICTED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
+  ["sidecars that end in one second", cut(2900), "cut at the end of one of them", ["EVICTED", "SIDECAR_ENDED", "EXITED_AT_SIGTERM", "CUT_AT_SIGTERM", "INTERMEDIARY_CUT"]],
+  ["delete-less-grace without the exit", cut(6700), "cut at the end of less grace, and nobody saw the exit", ["OOM_KILLED", "CRASHED", "EVICTED", "GRACE_SHORTENED", "EXITED_AT_SIGTERM"]],
+  ["delete-graceful", drained(2140, 2200, { forcedMs: 6000, readyEndpoints: 1 }), "back late for no visible reason", null],
+];
+
+describe("without a certain cause", () => {
+  for (const [recorded, sight, title, remaining] of OPEN) {
+    it(`of a session ${title} (${recorded}) ${remaining?.length ?? "no"} causes remain`, () => {
+      const lines = linesOf(recorded);
+      const cluster = watch(lines);
+      const from = sight.from === undefined ? victimOf(lines) : podNamed(cluster, sight.from).name;
+      const handover = handoverOf(sight, from);
+      assert.equal(diagnose(handover, podOf(cluster, handover)), null);
+      assert.deepEqual(suspects(handover, podOf(cluster, handover)), remaining);
+    });
+  }
+
+  it("are open as well of a pod of which nothing was told", () => {
+    const { pod } = lifeOf("delete-graceful");
+    const left = suspects(handoverOf(cut(2200), pod.name), pod);
+    assert.deepEqual(left, ["OOM_KILLED", "CRASHED", "LIVENESS_KILLED", "EVICTED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]);
+  });
+
+  it("nothing remains to be said of what ended in order, of nobody's pod, or of what goes on", () => {
+    const cluster = watch(recording("delete-graceful"));
+    const pod = podNamed(cluster, "dlw2s");
+    const handover = handoverOf(cut(2200), pod.name);
+    assert.deepEqual(
+      [
+        suspects(handoverOf(drained(2140, 2200), pod.name), pod),
+        suspects(handover, undefined),
+        suspects({ ...handover, endedMs: null }, pod),
+      ],
+      [null, null, null],
+    );
+  });
+});
+
+describe("sessions that are cut at once", () => {
+  const cluster = watch(recording("delete-graceful"));
+  const [ending, staying] = ["dlw2s", "jqvm8"].map((name) => podNamed(cluster, name).name) as [string, string];
+  const at = (ms: number, from: string, more: Partial<Sight> = {}) => handoverOf(cut(ms, more), from);
+
+  it("are those within 250 ms, itself first and once", () => {
+    const one = at(2200, ending);
+    const others = [at(1949, ending), at(1950, ending), at(2450, ending), at(2451, ending)];
+    assert.deepEqual(cutWith(one, [...others, one]), [one, others[1], others[2]]);
+    assert.deepEqual(cutWith(one, []), [one]);
+  });
+
+  it("clear the one pod that was ending where others were not, and say so of each of them", () => {
+    const cuts = [at(2200, ending), at(2210, ending), at(2220, staying), at(2150, staying), at(9000, staying)];
+    const company = companyOf(cluster, cuts[0]!, cuts, 10);
+    assert.deepEqual(company, { together: 4, elsewhere: 2, everybody: false });
+    const found = cuts.slice(0, 4).map((one) => diagnose(one, podOf(cluster, one), companyOf(cluster, one, cuts, 10)));
+    assert.deepEqual(
+      found,
+      found.map(() => ({
+        cause: "INTERMEDIARY_CUT",
+        evidence: "4 sessions were cut at once, 2 of them on pods that were not ending",
+      })),
+    );
+  });
+
+  it("clear nobody where all were on the pod that was ending, or none", () => {
+    const same = [at(2200, ending), at(2210, ending)];
+    assert.deepEqual(companyOf(cluster, same[0]!, same, 2), { together: 2, elsewhere: 0, everybody: false });
+    const others = [at(2200, staying), at(2210, staying)];
+    assert.deepEqual(companyOf(cluster, others[0]!, others, 2), { together: 2, elsewhere: 0, everybody: false });
+    assert.deepEqual(companyOf(cluster, { ...same[0]!, endedMs: null }, same, 2), {
+      together: 1,
+      elsewhere: 0,
+      everybody: false,
+    });
+  });
+
+  it("are too many for the one pod, where they have no names and there are others: then no cause is certain", () => {
+    const plain = (number: number) => Array.from({ length: number }, () => at(2200, "", { dialect: "plain" }));
+    const everybody = (number: number, sessions: number) => {
+      const cuts = plain(number);
+      const company = companyOf(cluster, cuts[0]!, cuts, sessions);
+      const found = diagnose(cuts[0]!, podOf(cluster, cuts[0]!), company);
+      return [company.everybody, found?.cause ?? null];
+    };
+    // Two others are ready: 3 to the power of 1 − n.
+    assert.deepEqual([everybody(5, 5), everybody(6, 6), everybody(6, 7)], [
+      [false, "EXITED_AT_SIGTERM"],
+      [true, null],
+      [false, "EXITED_AT_SIGTERM"],
+    ]);
   });
 });
 
@@ -916,6 +1032,178 @@ describe("the watches of a cluster", () => {
       [pod.name, 'FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH'],
     ]);
     assert.deepEqual(tell({ message: "again" }), []);
+  });
+
+  it("tell of what the node, kubelet and the scheduler do, once; not of what comes with every deletion", () => {
+    const { cluster, object, pod } = lifeOf("delete-graceful");
+    let atMs = 10;
+    const tell = (reason: string, message: string, more: Partial<KubernetesObject> = {}) =>
+      observeCluster(cluster, "events", "ADDED", {
+        metadata: { name: reason, uid: `${reason} ${message}`, resourceVersion: "1" },
+        reason,
+        message,
+        involvedObject: { uid: object.metadata.uid, fieldPath: "spec.containers{server}" },
+        ...more,
+      }, ++atMs).map(([, moment]) => moment);
+    assert.deepEqual(
+      [
+        tell("Killing", "Stopping container server"),
+        tell("Unhealthy", "Readiness probe failed: 503"),
+        tell("TaintManagerEviction", "Cancelling deletion of Pod"),
+        tell("Scheduled", "Successfully assigned"),
+      ],
+      [[], [], [], []],
+    );
+    const killing = "Container server failed liveness probe, will be restarted";
+    assert.deepEqual(
+      [
+        tell("Unhealthy", "Startup probe errored: exec"),
+        tell("Killing", killing),
+        tell("Killing", killing), // the same event, shown again
+        tell("Killing", killing, { count: 2 }), // the next kill
+        tell("Unhealthy", "Liveness probe failed: 404"), // the first one counts
+        tell("Preempted", "by a pod of priority 7", { involvedObject: { uid: object.metadata.uid } }),
+        tell("Evicted", "The node was low on resource: memory."),
+        tell("NodeNotReady", "Node is not ready"),
+      ].map((moments) => moments.map(({ atMs, kind, text, container }) => `${atMs} ${kind} ${container}: ${text}`)),
+      [
+        ["15 unhealthy server: Unhealthy: Startup probe errored: exec"],
+        [`16 liveness server: Killing: ${killing}`],
+        [],
+        [`18 liveness server: Killing: ${killing}`],
+        [],
+        ["20 evicted undefined: Preempted: by a pod of priority 7"],
+        [],
+        ["22 node-lost server: NodeNotReady: Node is not ready"],
+      ],
+    );
+    assert.deepEqual(observeCluster(cluster, "events", "DELETED", failedHook(object), 30), []);
+    assert.equal(pod.moments.length, 5);
+  });
+
+  it("do not take an event of a list for news, unless it is later than what the watches began with", () => {
+    const { cluster, object, show } = lifeOf("delete-graceful");
+    const killed = (nth: number, lastTimestamp?: string) =>
+      observeCluster(cluster, "events", "LISTED", {
+        metadata: { name: "kill", uid: `kill ${nth}`, resourceVersion: "1" },
+        reason: "Killing",
+        message: "Container server failed liveness probe, will be restarted",
+        involvedObject: { uid: object.metadata.uid },
+        ...lastTimestamp === undefined ? {} : { lastTimestamp },
+      }, 50_000).length;
+    assert.equal(killed(1, "2026-11-22T18:52:00Z"), 0); // there is nothing to compare it with
+    // The clock: 18:51:34 was 20 s after the client's start.
+    show(
+      "MODIFIED",
+      20_000,
+      ({ metadata }) =>
+        Object.assign(metadata, { deletionTimestamp: "2026-11-22T18:51:42Z", deletionGracePeriodSeconds: 8 }),
+    );
+    assert.deepEqual([killed(2, "2026-11-22T18:51:05Z"), killed(3, "2026-11-22T18:51:40Z")], [0, 1]);
+    const hook = { ...failedHook(object), lastTimestamp: "2026-11-22T18:51:05Z" };
+    assert.equal(observeCluster(cluster, "events", "LISTED", hook, 50_000).length, 1); // a pod has one end
+  });
+
+  it("tell of a node that is not heard of by the pod's own condition or reason, once", () => {
+    for (
+      const change of [
+        ({ status }: KubernetesObject) =>
+          void Object.assign(status!.conditions!.find(({ type }) => type === "Ready")!, {
+            status: "False",
+            reason: "NodeNotReady",
+          }),
+        ({ status }: KubernetesObject) => void (status!.reason = "NodeLost"),
+      ]
+    ) {
+      const { show } = lifeOf("delete-graceful");
+      assert.deepEqual(show("MODIFIED", 9, () => {}), []);
+      assert.deepEqual(show("MODIFIED", 10, change).map(({ kind }) => kind), ["node-lost"]);
+      assert.deepEqual(show("MODIFIED", 11, change), []);
+    }
+  });
+
+  it("tell of a node's own eviction by the condition, or by the status that it leaves", () => {
+    const target = { type: "DisruptionTarget", status: "True", reason: "TerminationByKubelet", message: "low" };
+    for (
+      const [change, text] of [
+        [({ status }: KubernetesObject) => void status!.conditions!.push(target), "TerminationByKubelet: low"],
+        [({ status }: KubernetesObject) => void (status!.reason = "Evicted"), "Evicted"],
+        [({ status }: KubernetesObject) => void (status!.reason = "Terminated"), "Terminated"],
+      ] as const
+    ) {
+      const { show } = lifeOf("delete-graceful");
+      assert.deepEqual(show("MODIFIED", 10, change).map(({ kind, text }) => `${kind} ${text}`), [`evicted ${text}`]);
+      assert.deepEqual(show("MODIFIED", 11, () => {}), []);
+    }
+  });
+
+  for (
+    const [preStop, hook] of [
+      [undefined, null],
+      [{ sleep: { seconds: 7 } }, { kind: "sleep", ms: 7000, text: "sleep 7s" }],
+      [{ httpGet: { path: "/drain" } }, { kind: "httpGet", ms: null, text: "httpGet /drain" }],
+      [{ httpGet: {} }, { kind: "httpGet", ms: null, text: "httpGet /" }],
+      [{ exec: { command: ["sleep", "5"] } }, { kind: "exec", ms: 5000, text: "sleep 5" }],
+      [{ exec: { command: ["/bin/sleep", "1.5"] } }, { kind: "exec", ms: 1500, text: "/bin/sleep 1.5" }],
+      [{ exec: { command: ["sh", "-c", "sleep 2m"] } }, { kind: "exec", ms: 120_000, text: "sh -c sleep 2m" }],
+      [{ exec: { command: ["sh", "-c", "nginx -s quit; sleep 3 && sleep 4"] } }, {
+        kind: "exec",
+        ms: 7000,
+        text: "sh -c nginx -s quit; sleep 3 && sleep 4",
+      }],
+      [{ exec: { command: ["asleep", "5"] } }, { kind: "exec", ms: null, text: "asleep 5" }],
+      [{ exec: {} }, { kind: "exec", ms: null, text: "" }],
+    ] as const
+  ) {
+    it(`read the hook ${JSON.stringify(preStop)} as ${hook?.ms ?? "none or unknown"}`, () => {
+      const cluster = new Cluster();
+      const container = { name: "server", ...preStop === undefined ? {} : { lifecycle: { preStop } } };
+      const object = { metadata: { name: "a", uid: "a", resourceVersion: "1" }, spec: { containers: [container] } };
+      observeCluster(cluster, "pods", "ADDED", object as KubernetesObject, 0);
+      const pod = cluster.pods.get("a")!;
+      assert.deepEqual([pod.preStop, pod.preStopMs], [hook, hook === null ? 0 : hook.ms]);
+    });
+  }
+
+  it("show of a pod as little as nothing, where nothing is known, and in a result what is known", () => {
+    const cluster = new Cluster();
+    const object = { metadata: { name: "a", uid: "a-1", resourceVersion: "1" }, spec: { containers: [] } };
+    observeCluster(cluster, "pods", "ADDED", object, 0);
+    assert.deepEqual(JSON.parse(JSON.stringify(reportPod(cluster.pods.get("a-1")!))), {
+      name: "a",
+      uid: "a-1",
+      address: "",
+      container: "",
+      graceMs: 30_000,
+      specifiedGraceMs: 30_000,
+      preStop: null,
+      preStopMs: 0,
+      sigterm: null,
+      memoryLimit: null,
+      ready: false,
+      finished: false,
+      restarts: 0,
+      forced: false,
+      deletionCost: null,
+      moments: [],
+    });
+  });
+
+  it("say when SIGTERM came: after the deletion and its hook, no later than the grace, or when the hook failed", () => {
+    const sigterm = (recorded: string, name = victimOf(linesOf(recorded))) => {
+      const { sigterm } = podNamed(watch(linesOf(recorded)), name);
+      return sigterm && `${sigterm.atMs - START} ${sigterm.text}`;
+    };
+    assert.equal(sigterm("delete-graceful"), "2134 SIGTERM at the earliest: preStop.sleep is over");
+    assert.equal(sigterm("without preStop"), "119 SIGTERM at the earliest");
+    assert.equal(sigterm("prestop-exec-ok"), null); // who knows how long a command takes
+    assert.equal(sigterm("prestop-exec-missing"), "613 SIGTERM: the preStop hook has failed");
+    assert.equal(sigterm("force-delete"), null);
+    assert.equal(sigterm("crash-sigkill"), null);
+    assert.equal(
+      sigterm("with a hook longer than the grace"),
+      "8119 SIGTERM at the earliest: preStop.sleep is over",
+    );
   });
 
   it("take the condition DisruptionTarget for the deletion's reason where it holds", () => {
