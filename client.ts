@@ -10,7 +10,7 @@
  * @module
  */
 import { accessSync, constants, createReadStream, readFileSync } from "node:fs";
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { type IncomingMessage, type Server, type ServerResponse, validateHeaderValue } from "node:http";
 import type { Socket } from "node:net";
 import { dirname } from "node:path";
 import process from "node:process";
@@ -22,7 +22,7 @@ import { type ClientOptions, type RawData, WebSocket } from "ws";
 import {
   type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
   companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode, diagnose, duration, encode, END_LATE_MS,
-  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isMessage, isSteady, judge,
+  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
   milliseconds, type Moment, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, type Pod,
   podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES, reportPod,
@@ -52,7 +52,37 @@ export const SETTINGS = {
   allowHost: settingList("ALLOW_HOST", "", String, "further host names that may ask for /report and the page, * = any"),
   sessions: setting("SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
   intervalMs: setting("INTERVAL_MS", "2000", milliseconds(1), "ms between DATA"),
-  dialect: setting("DIALECT", "auto", oneOf("auto", "v1", "plain"), "auto (v1, else plain), v1, or plain"),
+  dialect: setting(
+    "DIALECT",
+    "auto",
+    oneOf("auto", "v1", "plain"),
+    "auto (v1 once HELLO comes, else plain), v1, or plain",
+  ),
+  subprotocol: settingList(
+    "SUBPROTOCOL",
+    "",
+    subprotocol,
+    "subprotocols to offer instead of ours; repeatable; then it speaks plain",
+  ),
+  header: settingList(
+    "HEADER",
+    "",
+    header,
+    "'Name: value' for the upgrade; repeatable; @FILE as the value reads it from there",
+    "\n",
+  ),
+  pingIntervalMs: setting(
+    "PING_INTERVAL_MS",
+    "",
+    pingInterval,
+    "plain: ms between pings; default: a third of --silence-timeout; 0 = none",
+  ),
+  maxMessageBytes: setting(
+    "MAX_MESSAGE_BYTES",
+    "1048576",
+    integer(1024, 2 ** 30),
+    "largest message that the plain dialect takes; v1 has 64 KiB",
+  ),
   connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1, 100), "ms from dial to HELLO"),
   silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1, 100), "ms without DATA: dead"),
   reconnect: setting("RECONNECT", "after-close", oneOf("after-close", "early"), "after-close; early: at SHUTDOWN"),
@@ -60,7 +90,12 @@ export const SETTINGS = {
   backoffCapMs: setting("BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
   maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0, 100), "ms that a reconnect may be delayed"),
   expect: settingList("EXPECT", "", oneOf(...RULES), "rules that count, by commas; default: all; plain: clean,moved"),
-  expectCode: settingList("EXPECT_CODE", "1001", closeCode(1005), "clean close codes; 1005: a frame without one"),
+  expectCode: settingList(
+    "EXPECT_CODE",
+    "",
+    closeCode(1005),
+    "clean close codes; default: 1001; plain: 1001,1012; 1005: a frame without one",
+  ),
   handovers: setting("HANDOVERS", "0", integer(0, 1_000_000_000), "stop when so many were judged; 0 = never"),
   timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0, 1000), "stop after so many ms; 0 = never"),
   probeIntervalMs: setting("PROBE_INTERVAL_MS", "0", milliseconds(0), "ms between fresh connections; 0 = none"),
@@ -103,6 +138,11 @@ const MAX_UNCONFIRMED = 1000;
 const MAX_BUFFER_BYTES = 2 ** 20;
 /** Time for the closing handshake, of the server's close (its FIN) and of our own. */
 const CLOSE_TIMEOUT_MS = 3000;
+/** How long a server that selected our subprotocol may take for HELLO: some select whatever is offered. */
+const HELLO_PATIENCE_MS = 1000;
+/** Pauses between a plain server's messages that must be alike to tell its pace, and how much they may differ. */
+const PACE_OF = 5;
+const PACE_SPREAD = 3;
 /** How long a new session must stay open to count as one: some servers upgrade first, and then say that they are going. */
 const LIFE_MS = 1000;
 /** Open files of this process that are no sessions: dials, probes, viewers, watches, and its own. */
@@ -128,6 +168,10 @@ const STALE_ADDRESS_MS = 30_000;
 const ELSEWHERE = 5;
 /** How many cuts are remembered, to see which came at once. */
 const KEPT_CUTS = 200;
+
+/** So many sessions of one slot in a row, as old as each other within this factor, were turned away. */
+const TURNED_AWAY = 3;
+const EVEN = 1.3;
 
 /** How long a drill waits for a workload whose pods are not all ready. */
 const SETTLE_TIMEOUT_MS = 120_000;
@@ -253,6 +297,10 @@ export class Run {
   #watch: ClusterWatch | undefined;
   #drill: Drill | undefined;
   #metrics: Metrics | undefined;
+  /** By slot: how its server ended the latest sessions, and how old they were. */
+  readonly #wrongEnds = new Map<number, { ended: string; livedMs: number[] }>();
+  /** URLs that are dialled without an offer from now on. */
+  readonly #refusesOffer = new Set<string>();
   readonly #stop = new AbortController();
   #steady = 0;
   /** Why there can be no result. */
@@ -262,14 +310,17 @@ export class Run {
     this.#settings = settings;
     this.#log = createLog("client", settings.logFormat, () => this.#status(), () => settings.sessions);
     const access = followAccess(settings, this.#log);
-    const dial: Dial = (url, owner, headers, refusals = 0) =>
+    const own = Object.fromEntries(settings.header);
+    const dial: Dial = (url, owner, headers, refusals = 0, cookies) =>
       new Session({
         url,
         owner,
         settings,
         lateness: this.#lateness,
-        access: { ...access.tls, headers: { ...headers, ...access.authorization(refusals) } },
+        access: { ...access.tls, headers: { ...own, ...headers, ...access.authorization(refusals) } },
         podAt: (address) => this.#watch?.podAt(address),
+        offers: !this.#refusesOffer.has(url),
+        ...cookies === undefined ? {} : { cookies },
       });
     const context: SlotContext = {
       settings,
@@ -364,6 +415,7 @@ export class Run {
   }
 
   #onFailedDial(kind: string, url: string): void {
+    if (kind === "400") this.#refusesOffer.add(url); // some refuse a subprotocol that they do not know (RFC 6455 4.2.2)
     const { failedDials, opened } = this.#journal;
     if (kind === OWN_LIMIT && failedDials[kind] === 1) {
       const most = this.#openFiles === undefined ? "" : ` ${this.#openFiles}`;
@@ -377,7 +429,25 @@ export class Run {
     this.#stop.abort("401");
   }
 
+  /** A server that ends one session after the other at the same age turns us away: nothing is being shut down. */
+  #noteTurnedAway({ slot, symptom, code, reason, openedMs, endedMs, from }: Handover): void {
+    const ended = `${code} ${printable(reason)}`.trimEnd();
+    const before = this.#wrongEnds.get(slot);
+    if (symptom !== "WRONG_CLOSE_CODE" || openedMs === null || endedMs === null) {
+      return void this.#wrongEnds.delete(slot);
+    }
+    const livedMs = [...before?.ended === ended ? before.livedMs : [], endedMs - openedMs].slice(-TURNED_AWAY);
+    this.#wrongEnds.set(slot, { ended, livedMs });
+    const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
+    if (livedMs.length < TURNED_AWAY || longest > EVEN * shortest || this.#api !== undefined) return;
+    this.#fatal =
+      `${from} ends every session by itself with ${ended}, after ${duration(livedMs.at(-1)!)} each: it may want ` +
+      `a subprotocol (--subprotocol), a header (--header), or a greeting or answer that this client does not give`;
+    this.#stop.abort("turned away");
+  }
+
   #onJudged(handover: Handover): void {
+    this.#noteTurnedAway(handover);
     this.#metrics?.measure(handover);
     this.#watch?.diagnose(handover);
     void this.#stopWhenEnough();
@@ -583,7 +653,11 @@ export class Run {
       failure,
       pods: (this.#watch?.endedPods() ?? []).map(reportPod),
       findings: this.#findings(had),
-      settings: { ...this.#settings, url: url.map(redactUrl) },
+      settings: {
+        ...this.#settings,
+        url: url.map(redactUrl),
+        header: this.#settings.header.map(([name]): [string, string] => [name, "…"]),
+      },
       handovers,
     };
   }
@@ -744,7 +818,13 @@ export class Journal {
 // ---- A slot: one place that wants to hold a session at all times
 
 /** Opens a connection for its owner; `refusals`: how often in a row it was refused with 401. */
-export type Dial = (url: string, owner: SessionOwner, headers?: Record<string, string>, refusals?: number) => Session;
+export type Dial = (
+  url: string,
+  owner: SessionOwner,
+  headers?: Record<string, string>,
+  refusals?: number,
+  cookies?: Cookies,
+) => Session;
 
 /** What a slot works with. */
 export interface SlotContext {
@@ -767,6 +847,7 @@ export interface SlotContext {
 export class Slot implements SessionOwner {
   readonly number: number;
   readonly #context: SlotContext;
+  readonly #cookies = new Cookies();
   /** Last `seq` used, and up to which the server has confirmed: what is between goes out again on the next session. */
   #lastSeq = 0;
   #confirmed = 0;
@@ -889,7 +970,7 @@ export class Slot implements SessionOwner {
     this.#context.watch()?.noteDial(redial, url);
     redial.dialledAt = performance.now();
     redial.chosenMs = Math.min(redial.chosenMs, redial.dialledAt - redial.startedAt);
-    const session = this.#dialling = this.#context.dial(url, this, {}, unauthorized);
+    const session = this.#dialling = this.#context.dial(url, this, {}, unauthorized, this.#cookies);
     await this.#until(() => !session.isDialling);
     this.#dialling = undefined;
     return session;
@@ -1137,7 +1218,20 @@ export interface SessionOwner {
 export interface SessionOptions {
   url: string;
   owner: SessionOwner;
-  settings: Pick<Settings, "dialect" | "connectTimeoutMs" | "silenceTimeoutMs" | "payloadBytes">;
+  settings: Pick<
+    Settings,
+    | "dialect"
+    | "subprotocol"
+    | "connectTimeoutMs"
+    | "silenceTimeoutMs"
+    | "payloadBytes"
+    | "pingIntervalMs"
+    | "maxMessageBytes"
+  >;
+  /** Whether the server may be offered a subprotocol: some refuse the offer itself. */
+  offers?: boolean;
+  /** The cookies of whoever dials, as a browser keeps them. */
+  cookies?: Cookies;
   /** Headers, and what TLS needs. */
   access: ClientOptions;
   lateness: Lateness;
@@ -1161,25 +1255,54 @@ export class Session {
   #closingAt: number | undefined;
   #watchdog: NodeJS.Timeout;
   #pings: NodeJS.Timeout | undefined;
+  /** It selected our subprotocol, as many do with whatever is offered: HELLO is still to say that it means it. */
+  #isGuess = false;
+  #upgradedAt = 0;
+  readonly #isOffering: boolean;
+  readonly #pingsMs: number;
+  /** Of a plain server: when its last message came, the pauses before the latest of them, and whether it answers pings. */
+  readonly #pace: { lastAt: number | undefined; pauses: number[]; pongs: boolean } = {
+    lastAt: undefined,
+    pauses: [],
+    pongs: false,
+  };
 
-  constructor({ url, owner, settings, access, lateness, podAt }: SessionOptions) {
-    this.ledger = new Ledger(url, "plain", Math.max(1, Math.round(settings.silenceTimeoutMs / 3)));
+  constructor({ url, owner, settings, access, lateness, podAt, offers = true, cookies }: SessionOptions) {
+    this.#pingsMs = settings.pingIntervalMs ?? Math.max(1, Math.round(settings.silenceTimeoutMs / 3));
+    this.ledger = new Ledger(url, "plain", Infinity);
     this.ledger.server = redactUrl(url);
     this.#owner = owner;
     this.#settings = settings;
     this.#lateness = lateness;
     const options: ClientOptions & { closeTimeout: number } = {
       perMessageDeflate: false,
-      maxPayload: MAX_MESSAGE_BYTES,
+      maxPayload: settings.dialect === "v1" ? MAX_MESSAGE_BYTES : settings.maxMessageBytes,
       closeTimeout: MAX_TIMER_MS, // ours is #watch, which knows how late we are ourselves
       ...access,
     };
-    const ws = this.#ws = new WebSocket(url, settings.dialect === "plain" ? [] : [SUBPROTOCOL], options);
-    ws.on("upgrade", (response) => this.#onUpgrade(response, podAt));
-    ws.on("unexpected-response", (_request, response) => this.#onRefusal(response));
+    const { hostname } = new URL(url);
+    const cookie = cookies?.for(hostname) ?? "";
+    if (cookie !== "") options.headers = { ...access.headers, cookie };
+    const own = settings.dialect === "plain" || !offers ? [] : [SUBPROTOCOL];
+    const offered = settings.subprotocol.length > 0 ? settings.subprotocol : own;
+    this.#isOffering = offered.length > 0;
+    const ws = this.#ws = new WebSocket(url, offered, options);
+    ws.on("upgrade", (response) => {
+      cookies?.enter(hostname, response.headers["set-cookie"]);
+      this.#onUpgrade(response, podAt);
+    });
+    ws.on("unexpected-response", (_request, response) => {
+      cookies?.enter(hostname, response.headers["set-cookie"]);
+      this.#onRefusal(response);
+    });
     ws.on("open", () => this.#onUpgraded());
     ws.on("message", (data, isBinary) => this.#onMessage(data, isBinary));
-    ws.on("pong", () => this.ledger.dialect === "plain" && this.#receive({ type: "TEXT", text: "" }));
+    ws.on("pong", () => {
+      if (this.ledger.dialect !== "plain" || !this.isOpen) return;
+      this.#pace.pongs = true;
+      this.#receive({ type: "TEXT", text: "" });
+      this.#learnLife();
+    });
     ws.on("error", (error) => this.#onError(error));
     ws.on("close", (code, reason) => this.#onClose(code, reason));
     this.#watchdog = setTimeout(() => this.#watch(), settings.connectTimeoutMs);
@@ -1251,19 +1374,37 @@ export class Session {
     const { ledger } = this;
     this.#socket = socket;
     const pod = podAt?.(socket.remoteAddress);
-    if (headers["sec-websocket-protocol"] !== undefined) ledger.dialect = "v1";
-    else if (pod !== undefined) [ledger.server, ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
-    // ws refuses a server that selects none of the subprotocols on offer; in `auto` that server speaks plain text.
-    if (this.#settings.dialect === "auto") headers["sec-websocket-protocol"] ??= SUBPROTOCOL;
+    const { dialect, subprotocol } = this.#settings;
+    const isOurs = subprotocol.length === 0 && headers["sec-websocket-protocol"] !== undefined;
+    if (isOurs) ledger.dialect = "v1";
+    if (pod !== undefined && !(isOurs && dialect === "v1")) {
+      [ledger.server, ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
+    }
+    this.#isGuess = isOurs && dialect === "auto";
+    // ws refuses a server that selects none of the subprotocols on offer; here that server speaks plain text.
+    if (dialect !== "v1" || subprotocol.length > 0) {
+      const offered = subprotocol[0] ?? SUBPROTOCOL;
+      if (this.#isOffering) headers["sec-websocket-protocol"] ??= offered;
+    }
   }
 
   #onUpgraded(): void {
+    this.#upgradedAt = performance.now();
     // After ws's own listener: whether what came began the closing handshake, of which ws does not tell.
     this.#socket!.on("data", () => this.#noteClosing());
-    if (this.ledger.dialect === "v1") return; // HELLO is to come
+    if (this.ledger.dialect === "plain") this.#openPlain();
+    else this.#watch(); // HELLO is to come
+  }
+
+  #openPlain(): void {
+    const { ledger } = this;
+    ledger.dialect = "plain";
+    this.#isGuess = false;
     this.#receive({ type: "OPEN" });
+    this.#learnLife();
+    if (this.#pingsMs === 0) return;
     this.#ws.ping();
-    this.#pings = setInterval(() => this.#ws.ping(), this.ledger.dueMs);
+    this.#pings = setInterval(() => this.#ws.ping(), this.#pingsMs);
   }
 
   #onRefusal({ statusCode = 0 }: IncomingMessage): void {
@@ -1291,7 +1432,16 @@ export class Session {
   #onMessage(data: RawData, isBinary: boolean): void {
     if (this.#ws.readyState !== this.#ws.OPEN) return; // we have closed it
     const text = isBinary ? "(binary)" : data.toString();
-    if (this.ledger.dialect === "plain") return this.#receive({ type: "TEXT", text });
+    if (this.#isGuess && !isHello(text)) this.#openPlain();
+    if (this.ledger.dialect === "plain") {
+      this.#notePace();
+      return this.#receive({ type: "TEXT", text: text === "" ? "(empty)" : text });
+    }
+    this.#isGuess = false;
+    const { byteLength } = data as Buffer;
+    if (byteLength > MAX_MESSAGE_BYTES) {
+      return this.#complain(1009, `Cannot accept a message of ${grouped(byteLength)} bytes: v1 has 64 KiB at most`);
+    }
     if (isBinary) return this.#complain(1003, "Cannot accept a binary message: frames are JSON text");
     try {
       const frame = decode(text);
@@ -1360,8 +1510,34 @@ export class Session {
   #patienceLeftMs(): number {
     const { connectTimeoutMs, silenceTimeoutMs } = this.#settings;
     if (this.#closingAt !== undefined) return CLOSE_TIMEOUT_MS - this.#elapsed(this.#closingAt);
+    if (this.#state === "dialling" && this.#isGuess) return HELLO_PATIENCE_MS - this.#elapsed(this.#upgradedAt);
     if (this.#state === "dialling") return connectTimeoutMs - this.#elapsed(this.dialledAt);
-    return Math.max(silenceTimeoutMs, 3 * this.ledger.dueMs) - this.silentMs;
+    const patienceMs = Math.max(silenceTimeoutMs, 3 * this.ledger.dueMs);
+    const isPaced = this.ledger.dialect === "plain" && this.#paceMs() !== undefined; // then a pong says nothing
+    return patienceMs - (isPaced ? this.#elapsed(this.#pace.lastAt!) : this.silentMs);
+  }
+
+  #notePace(): void {
+    const { lastAt, pauses } = this.#pace;
+    const now = performance.now();
+    if (lastAt !== undefined && pauses.push(now - lastAt) > PACE_OF) pauses.shift();
+    this.#pace.lastAt = now;
+    this.#learnLife();
+  }
+
+  /** A plain server's life is its messages where they have a pace, else its pongs; one that has neither lives by its socket. */
+  #learnLife(): void {
+    const { ledger } = this;
+    const before = ledger.dueMs;
+    ledger.dueMs = this.#paceMs() ?? (this.#pace.pongs ? this.#pingsMs : Infinity);
+    if (ledger.dueMs !== before) this.#watch(); // another patience
+  }
+
+  /** The pause between a plain server's messages, where it is a regular one. */
+  #paceMs(): number | undefined {
+    const { pauses } = this.#pace;
+    const longestMs = Math.max(...pauses);
+    return pauses.length === PACE_OF && longestMs <= PACE_SPREAD * Math.min(...pauses) ? longestMs : undefined;
   }
 
   /** Since a time, without what this process was late. */
@@ -1372,6 +1548,7 @@ export class Session {
 
   #giveOver(): void {
     if (this.#state === "over") return;
+    if (this.#isGuess) return this.#openPlain();
     if (this.#state === "dialling") {
       return this.#fail("timeout", `no HELLO within ${duration(this.#settings.connectTimeoutMs)}`);
     }
@@ -1605,7 +1782,9 @@ export class ClusterWatch {
   noteMeeting({ ledger, dialledAt }: Session, failure: Failure | undefined, redial?: Redial): void {
     if (!this.#isRouted) return;
     const server = failure === undefined || ledger.instance !== "" ? ledger.server : undefined;
-    const atMs = (failure === undefined ? ledger.openedAt! : dialledAt) - this.#origin;
+    // A dial that nobody answered met whom it met when it began.
+    const metAt = failure?.kind === "timeout" ? dialledAt : ledger.openedAt ?? performance.now();
+    const atMs = metAt - this.#origin;
     const metNobody = failure !== undefined && (failure.metNobody || failure.kind === "503");
     const isThere = (pod: Pod) =>
       (when(pod, "gone")?.atMs ?? Infinity) > atMs - (failure === undefined ? 0 : STALE_ADDRESS_MS);
@@ -2349,6 +2528,61 @@ function nonEmpty(text: string): string {
   if (text !== "") return text;
   throw new RangeError("must not be empty");
 }
+
+function subprotocol(text: string): string {
+  if (/^[\w!#$%&'*+.^`|~-]+$/.test(text)) return text;
+  throw new RangeError("must be a token (RFC 6455 4.1)");
+}
+
+/** A header as name and value; `@FILE` keeps the value out of the arguments. */
+function header(text: string): [name: string, value: string] {
+  const [, name = "", said = ""] = /^([\w!#$%&'*+.^`|~-]+): *(.*)$/.exec(text) ?? [];
+  if (name === "") throw new RangeError("must be 'Name: value'");
+  try {
+    const value = said.startsWith("@") ? readFileSync(said.slice(1), "utf8").trim() : said;
+    validateHeaderValue(name, value);
+    return [name, value];
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new RangeError(
+      `cannot be used: ${code === "ERR_INVALID_CHAR" ? `${name} has a character that no header may have` : message}`,
+    );
+  }
+}
+
+function pingInterval(text: string): number | undefined {
+  return text === "" ? undefined : milliseconds(0, 100)(text);
+}
+
+/** What a browser would keep of a server's cookies, by host: names and values, until they are taken back. */
+export class Cookies {
+  readonly #byHost = new Map<string, Map<string, string>>();
+
+  /** Takes what an answer sets (RFC 6265 5.2); of its attributes only those that end a cookie matter to one address. */
+  enter(host: string, headers: readonly string[] = []): void {
+    const cookies = this.#byHost.get(host) ?? new Map<string, string>();
+    for (const line of headers) {
+      const [pair = "", ...attributes] = line.split(";").map((part) => part.trim());
+      const [, name = "", value = ""] = /^([^=]+)=(.*)$/.exec(pair) ?? [];
+      const isOver = attributes.some((one) =>
+        /^max-age=(-|0*$)/i.test(one) || Date.parse(/^expires=(.*)/i.exec(one)?.[1] ?? "") < Date.now()
+      );
+      if (name === "" || pair.length > MAX_COOKIE_BYTES) continue;
+      if (isOver) cookies.delete(name);
+      else if (cookies.size < MAX_COOKIES || cookies.has(name)) cookies.set(name, value);
+    }
+    if (cookies.size > 0) this.#byHost.set(host, cookies);
+  }
+
+  /** The Cookie header for a host; "" without one. */
+  for(host: string): string {
+    return [...this.#byHost.get(host) ?? []].map(([name, value]) => `${name}=${value}`).join("; ");
+  }
+}
+
+/** What RFC 6265 6.1 asks of a browser at least. */
+const MAX_COOKIES = 50;
+const MAX_COOKIE_BYTES = 4096;
 
 function serverUrl(text: string): string {
   // Without credentials, too: URLs stand in log lines and reports.

@@ -264,6 +264,15 @@ function misplaced(event: SessionEvent, place: string): SyntaxError {
   return new SyntaxError(`Cannot accept ${event.type} frame: it came ${place}`);
 }
 
+/** Whether a text is a HELLO: only that tells a server that speaks v1 from one that selects whatever is offered. */
+export function isHello(text: string): boolean {
+  try {
+    return decode(text).type === "HELLO";
+  } catch {
+    return false;
+  }
+}
+
 /** Whether a text of the plain dialect is a message, and not a pong or one of the dialect's own words. */
 export function isMessage(text: string): boolean {
   return !["", "SHUTDOWN", "CLOSE"].includes(text);
@@ -341,7 +350,10 @@ export function expectedRules(asked: readonly Rule[], dialect: Ledger["dialect"]
   return asked.length > 0 ? asked : dialect === "plain" ? PLAIN_RULES : RULES;
 }
 
-/** What counts as a pass. `expect` empty: what the dialect has by default. */
+/** Close codes that are graceful by default: going away; in the plain dialect also service restart, with which many drain. */
+const CODES: Record<Ledger["dialect"], readonly number[]> = { v1: [1001], plain: [1001, 1012] };
+
+/** What counts as a pass. `expect` and `expectCode` empty: what the dialect has by default. */
 export interface Policy {
   expect: readonly Rule[];
   expectCode: readonly number[];
@@ -516,7 +528,8 @@ function applyRules(facts: Facts, { expectCode }: Policy): Record<Rule, Mark> {
   const plain = ended.dialect === "plain";
   const mark = (passes: boolean): Mark => passes ? "pass" : "fail";
   // With a complaint the close was ours, and its code as well.
-  const closed = ended.complaint === undefined && ended.closeCode !== undefined && expectCode.includes(ended.closeCode);
+  const codes = expectCode.length > 0 ? expectCode : CODES[ended.dialect];
+  const closed = ended.complaint === undefined && ended.closeCode !== undefined && codes.includes(ended.closeCode);
   const whole = lost.length === 0 && ended.duplicated.length === 0 && ended.reordered.length === 0;
   return {
     notice: mark(isNoticed(ended)),
@@ -1690,13 +1703,19 @@ export class UserError extends Error {}
 /** One row of a settings table, its flag derived: DRAIN_TIMEOUT_MS is --drain-timeout. `parse` throws `RangeError` with the rule. */
 export function setting<T>(env: string, fallback: string, parse: (text: string) => T, meaning: string) {
   const flag = env.replace(/^SERVER_|_(MS|BYTES)$/g, "").toLowerCase().replaceAll("_", "-");
-  return { flag, env, fallback, parse, meaning, many: false };
+  return { flag, env, fallback, parse, meaning, many: false, separator: "," };
 }
 
-/** A row whose flag may be repeated; in the environment its values are separated by commas. */
-export function settingList<T>(env: string, fallback: string, parse: (text: string) => T, meaning: string) {
-  const list = (text: string): T[] => text === "" ? [] : text.split(",").map((part) => parse(part.trim()));
-  return { ...setting(env, fallback, list, meaning), many: true };
+/** A row whose flag may be repeated; in the environment its values are separated by commas, or as it says. */
+export function settingList<T>(
+  env: string,
+  fallback: string,
+  parse: (text: string) => T,
+  meaning: string,
+  separator = ",",
+) {
+  const list = (text: string): T[] => text === "" ? [] : text.split(separator).map((part) => parse(part.trim()));
+  return { ...setting(env, fallback, list, meaning), many: true, separator };
 }
 
 type Table = Record<string, ReturnType<typeof setting<unknown>>>;
@@ -1781,16 +1800,18 @@ export function readSettings<T extends Table>(
   if (given["version"]) return void process.stdout.write(`${VERSION}\n`);
 
   const values: Record<string, unknown> = { switches: new Set(Object.keys(switches).filter((name) => given[name])) };
-  for (const [key, { flag, env, fallback, parse, many }] of Object.entries(table)) {
+  for (const [key, { flag, env, fallback, parse, many, separator }] of Object.entries(table)) {
     const flagged = Array.isArray(given[flag]) && !many ? given[flag].at(-1) : given[flag]; // the last one wins
     if (flagged === false || [flagged].flat().includes("")) throw new UserError(`--${flag} needs a value: see --help`);
-    const text = flagged === undefined ? process.env[env] || fallback : String(flagged);
+    const text = flagged === undefined ? process.env[env] || fallback : [flagged].flat().join(separator);
     try {
       values[key] = parse(text);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       const name = flagged === undefined ? env : `--${flag}`;
-      throw new UserError(`${name} ${error.message}: current value is '${withoutSecrets(text)}'`);
+      // A header's value is a secret more often than not.
+      const shown = env === "HEADER" ? "" : `: current value is '${withoutSecrets(text)}'`;
+      throw new UserError(`${name} ${error.message}${shown}`);
     }
   }
   return values as Values<T>;

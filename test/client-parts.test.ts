@@ -7,6 +7,7 @@ import { test, type TestContext } from "node:test";
 import type { WebSocketServer } from "ws";
 import {
   chooseUrl,
+  Cookies,
   type Dial,
   Gate,
   Journal,
@@ -112,9 +113,23 @@ test("a Session names its server by a URL without secrets, until it knows better
 test("a Session that never opens says why, and tells nothing else", async (t) => {
   const owner = new Witness();
   const peer = await startPeer(t, () => {});
-  const session = startSession(t, peer.url, owner, { connectTimeoutMs: 200 });
+  const session = startSession(t, peer.url, owner, { connectTimeoutMs: 200, dialect: "v1" });
   await owner.until("over");
   assert.deepEqual([owner.told, session.failure?.kind], [["over"], "timeout"]);
+});
+
+test("a jar of Cookies keeps what each host sets, until it is taken back", () => {
+  const jar = new Cookies();
+  assert.equal(jar.for("a"), "");
+  jar.enter("a", ["srv=one; Path=/; HttpOnly", "seen=a=b", "=nameless", "plain", `big=${"x".repeat(5000)}`]);
+  jar.enter("b", ["srv=two"]);
+  assert.deepEqual([jar.for("a"), jar.for("b"), jar.for("c")], ["srv=one; seen=a=b", "srv=two", ""]);
+  jar.enter("a", ["srv=three; Max-Age=60"]);
+  jar.enter("a", ["seen=; Max-Age=0"]);
+  jar.enter("b", ["srv=gone; Expires=Thu, 01 Jan 1970 00:00:00 GMT"]);
+  assert.deepEqual([jar.for("a"), jar.for("b")], ["srv=three", ""]);
+  jar.enter("c", Array.from({ length: 60 }, (_, nth) => `n${nth}=1`));
+  assert.equal(jar.for("c").split("; ").length, 50);
 });
 
 test("a Session that is left closes with 1000", async (t) => {

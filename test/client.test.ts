@@ -330,7 +330,12 @@ const NONSENSE: [title: string, script: Script, code: number, complaint: RegExp]
   ["an ACK", (side) => side.say({ type: "ACK", lastSeq: 1 }), 1007, /Cannot accept ACK frame/],
   ["a second HELLO", (side) => side.hello(), 1007, /Cannot accept HELLO frame: it came after HELLO/],
   ["a second SHUTDOWN", (side) => [side.notice(), side.notice()], 1007, /SHUTDOWN frame: it came after SHUTDOWN/],
-  ["more than 64 KiB", (side) => side.data({ payload: "x".repeat(65_536) }), 1009, /Max payload size exceeded/],
+  [
+    "more than 64 KiB",
+    (side) => side.data({ payload: "x".repeat(65_536) }),
+    1009,
+    /a message of 65,6\d\d bytes: v1 has 64 KiB/,
+  ],
   ["thousands of gaps", (side) => rising(2, 3000).forEach((nth) => side.data({ seq: 2 * nth })), 1007, /100 gaps/],
   ["bytes that are no frame", ({ socket }) => socket.write(Buffer.alloc(20, 0xff)), 1002, /Invalid WebSocket frame/],
 ];
@@ -365,6 +370,13 @@ const REFUSED: [flags: string[], complaint: RegExp, env?: Record<string, string>
   [["--url"], /^--url needs a value/],
   [[], /^SERVER_URL must be a ws:\/\/ or wss:\/\/ URL .*'nonsense'$/, { SERVER_URL: "nonsense" }],
   [["--expect=typo"], /^--expect must be one of notice, complete, farewell, clean, moved: .*'typo'$/],
+  [["--header=Authorization s3cr3t"], /^--header must be 'Name: value'$/],
+  [["--header=Authorization: @/no/such/file"], /^--header cannot be used: ENOENT.*no such file/],
+  [["--header=X-Bad: a\u0007b"], /^--header cannot be used: X-Bad has a character that no header may have$/],
+  [["--subprotocol=a b"], /^--subprotocol must be a token/],
+  [["--ping-interval=5"], /^--ping-interval must carry a unit/],
+  [["--max-message=10"], /^--max-message must be an integer/],
+  [["--evidence=x"], /^--evidence needs --disrupt watch$/],
   [["--expect-code=99"], /^--expect-code must be a close code that may be sent: .*, or 1005: current value is '99'$/],
   [["--expect-code=1001,1006"], /^--expect-code must be a close code .*: current value is '1001,1006'$/],
   [["--timeout=30"], /^--timeout must carry a unit when it is below 1000: 30s or 30ms: current value is '30'$/],
@@ -616,7 +628,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   for (const [maxMs, verdict, symptom] of [[300, "failed", "SLOW_RECONNECT"], [60_000, "unfinished", null]] as const) {
     it(`calls a handover to nowhere ${verdict} with --max-reconnect ${maxMs}`, async (t) => {
       const peer = await startScript(t, endFirst((side) => [peer.wss.close(), side.drain()]));
-      const peers = [peer, { url: await deadUrl() }];
+      const peers = [peer, { url: deadUrl() }];
       const client = startOn(t, peers, "--timeout=1500", `--max-reconnect=${maxMs}`);
       const { code, counts, handover, failedDials } = await endOf(client);
       assertSays(handover, { verdict, symptom, to: null, failedDials });
@@ -630,7 +642,10 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   for (const [title, kind, makeUrl] of DIALS) {
     it(`counts a dial to ${title} as ${kind}, and goes on to the next URL`, async (t) => {
       const [url, peer] = await Promise.all([makeUrl(t), startScript(t, live)]);
-      const client = startOn(t, [{ url }, peer], `--connect-timeout=${kind === "timeout" ? 300 : 20_000}`);
+      // In auto a server without HELLO is another one.
+      const dialect = title.includes("HELLO") ? "v1" : "auto";
+      const patience = `--connect-timeout=${kind === "timeout" ? 300 : 20_000}`;
+      const client = startOn(t, [{ url }, peer], patience, `--dialect=${dialect}`);
       await client.line(/ steady /);
       assertSays(await stop(client), { failedDials: { [kind]: 1 }, verdict: "PASS" });
     });
@@ -650,7 +665,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   for (const [when, least, most] of [["at --timeout", 300, 1700], ["on SIGTERM", 0, 1000]] as const) {
     const flags = when === "at --timeout" ? ["--timeout=700ms"] : [];
     it(`exits 2 ${when} where it never got a session, and names URL and failures`, async (t) => {
-      const url = await deadUrl();
+      const url = deadUrl();
       const client = startText(t, {}, ...urls({ url }), "--json", "--backoff-cap=20", ...flags);
       await client.line(/ dial-failed /);
       const from = performance.now();
@@ -679,7 +694,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   for (const [baseMs, capMs, least, most] of dials) {
     it(`dials a dead server ${least}-${most} times in 1.5 s with backoff ${baseMs} to ${capMs}`, async (t) => {
       const flags = ["--timeout=1500", `--backoff-base=${baseMs}`, `--backoff-cap=${capMs}`];
-      const { lines, exited } = startText(t, {}, ...urls({ url: await deadUrl() }), ...flags);
+      const { lines, exited } = startText(t, {}, ...urls({ url: deadUrl() }), ...flags);
       await exited;
       assertBetween(Number(/ refused ×(\d+)$/.exec(lines.at(-1)!)?.[1]), least, most, lines.at(-1)!);
     });
@@ -1071,14 +1086,196 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   });
 
   for (const silenceMs of [300, 900]) {
-    it(`calls a plain server that answers no ping dead after ${silenceMs} ms`, async (t) => {
-      const plain = await startPeer(t, (ws, _socket, index) => index > 0 || ws.send("hello", () => ws.pause()), true);
+    it(`calls a plain server that answers no ping any more dead after ${silenceMs} ms`, async (t) => {
+      const fallsSilent = (ws: WebSocket) => ws.once("ping", () => ws.pause());
+      const plain = await startPeer(t, (ws, _socket, index) => index > 0 || fallsSilent(ws), true);
       const flags = [`--silence-timeout=${silenceMs}`, "--expect=notice", "--handovers=1"];
       const { handover } = await endOf(startOn(t, [plain], ...flags));
       assertSays(handover, { symptom: "STALLED", ...SILENCE });
       assertBetween(handover.silenceMs, silenceMs, silenceMs + 700, "silenceMs");
     });
   }
+
+  it("does not call a plain server dead that has never answered a ping", async (t) => {
+    const plain = await startPeer(t, (ws) => {
+      ws.pause(); // it reads nothing, so it answers nothing
+      ws.send("hello");
+      setTimeout(() => {
+        ws.resume();
+        ws.close(1001);
+      }, 2000);
+    }, true);
+    const client = startOn(t, [plain], "--silence-timeout=300", "--handovers=1");
+    const { handover, verdict } = await endOf(client);
+    assert.deepEqual([verdict, handover.code], ["PASS", 1001]);
+    assertBetween(handover.endedMs! - handover.openedMs!, 1900, 5000, "ms of its life");
+  });
+
+  it("calls a plain server dead whose messages had a pace, although a proxy still answers pings for it", async (t) => {
+    const plain = await startPeer(t, (ws, _socket, index) => {
+      let said = 0;
+      const tick = setInterval(() => index === 0 && ++said > 8 ? clearInterval(tick) : ws.send("tick"), 300);
+      ws.on("close", () => clearInterval(tick));
+    }, true);
+    const { handover } = await endOf(startOn(t, [plain], "--silence-timeout=500", "--handovers=1"));
+    assertSays(handover, { symptom: "STALLED", ...SILENCE });
+    assert.ok(handover.received >= 8, `${handover.received} messages`);
+  });
+
+  it("takes a server that selects whatever is offered for a plain one, once its first message is no HELLO", async (t) => {
+    const server = await startPeer(t, (ws, _socket, index) => {
+      const tick = setInterval(() => ws.send("tick"), 40);
+      ws.on("close", () => clearInterval(tick));
+      if (index === 0) setTimeout(() => ws.close(1001), 500);
+    });
+    const client = startOn(t, [server], "--handovers=1");
+    await client.line(/ session-opened .*, plain/);
+    const { verdict, handover } = await endOf(client);
+    assert.deepEqual([verdict, handover.dialect, handover.from], ["PASS", "plain", server.url]);
+  });
+
+  it("takes it for a plain one after a second of silence as well, and no sooner", async (t) => {
+    const server = await startPeer(t, (ws, _socket, index) => index === 0 && ws.once("ping", () => ws.close(1001)));
+    const { verdict, handover } = await endOf(startOn(t, [server], "--handovers=1"));
+    assert.equal(handover.dialect, "plain");
+    assertBetween(handover.openedMs, 1000, 10_000, "openedMs");
+    assert.equal(verdict, "PASS");
+  });
+
+  it("dials a server without an offer that refuses the offer itself", async (t) => {
+    const offers: (string | undefined)[] = [];
+    const server = await startPeer(t, (ws) => ws.send("hello"), true);
+    const [listener] = server.wss.listeners("connection");
+    assert.ok(listener);
+    const { options } = server.wss;
+    options.verifyClient = ({ req }, done) => {
+      const offer = req.headers["sec-websocket-protocol"];
+      offers.push(offer);
+      done(offer === undefined, 400);
+    };
+    const client = startOn(t, [server]);
+    await client.line(/ session-opened .*, plain/);
+    const { failedDials } = await stop(client);
+    assert.deepEqual([offers, failedDials], [["graceful-shutdown.v1", undefined], { "400": 1 }]);
+  });
+
+  for (
+    const [code, flags, verdict] of [
+      [1012, [], "PASS"],
+      [1012, ["--expect-code=1001"], "FAIL"],
+      [1011, [], "FAIL"],
+    ] as const
+  ) {
+    it(`calls ${code} of a plain server ${verdict} with ${flags.join() || "the default"}`, async (t) => {
+      const plain = await startPeer(t, (ws, _socket, index) => {
+        ws.send("hello");
+        if (index === 0) ws.once("ping", () => ws.close(code));
+      }, true);
+      const { verdict: found } = await startOn(t, [plain], "--handovers=1", ...flags).result;
+      assert.equal(found, verdict);
+    });
+  }
+
+  it("takes messages of up to --max-message from a plain server, and leaves one that says more with 1009", async (t) => {
+    const codes: number[] = [];
+    const sends = (bytes: number) =>
+      startPeer(t, (ws) => {
+        ws.send("x".repeat(bytes));
+        ws.on("close", (code) => codes.push(code) && plain.wss.emit("gone"));
+      }, true);
+    let plain = await sends(1_000_000);
+    const client = startOn(t, [plain]);
+    await client.line(/ steady /);
+    assert.equal((await stop(client)).messages.received, 1);
+    plain = await sends(5000);
+    const strict = startOn(t, [plain], "--max-message=4000");
+    await strict.line(/ invalid-frame .*Max payload size exceeded/);
+    await until(plain.wss, "gone", () => codes.includes(1009));
+    strict.child.kill("SIGTERM");
+    assert.equal((await strict.exited).code, 2); // it never had a session that lived
+  });
+
+  it("sends a plain server no ping with --ping-interval 0, and one every 100 ms with 100ms", async (t) => {
+    let pings = 0;
+    const plain = await startPeer(t, (ws) => {
+      ws.on("ping", () => plain.wss.emit("ping", ++pings));
+      ws.send("hello");
+    }, true);
+    const quiet = startOn(t, [plain], "--ping-interval=0", "--silence-timeout=300", "--timeout=1500ms");
+    assert.deepEqual([(await quiet.result).handovers, pings], [[], 0]);
+    const client = startOn(t, [plain], "--ping-interval=100ms");
+    await until(plain.wss, "ping", () => pings >= 10);
+    assertBetween((await stop(client)).durationMs, 900, 10_000, "durationMs");
+  });
+
+  it("brings back the cookies of its slot, as a browser does, and a probe brings none", async (t) => {
+    const brought: (string | undefined)[] = [];
+    const probes: (string | undefined)[] = [];
+    const plain = await startPeer(t, (ws) => ws.send("hello", () => ws.once("ping", () => ws.close(1001))), true);
+    plain.wss.on("headers", (headers, { headers: { cookie } }) => {
+      headers.push(`Set-Cookie: srv=${brought.length}; Path=/; HttpOnly`, "Set-Cookie: seen=yes");
+      void cookie;
+    });
+    plain.wss.on("connection", (_ws, { headers }) => {
+      (headers[PROBE_HEADER] === undefined ? brought : probes).push(headers.cookie);
+    });
+    await startOn(t, [plain], "--handovers=1", "--probe-interval=50ms").result;
+    assert.deepEqual(brought.slice(0, 2), [undefined, "srv=0; seen=yes"]);
+    assert.ok(probes.length > 0 && probes.every((cookie) => cookie === undefined), probes.join());
+  });
+
+  it("brings --header and --subprotocol, and keeps a header's value to itself", async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const secret = join(folder, "secret");
+    writeFileSync(secret, "Bearer s3cr3t\n");
+    const seen: Record<string, string | string[] | undefined>[] = [];
+    const server = await startPeer(t, (ws) => ws.send("hello"));
+    server.wss.options.handleProtocols = (names) => [...names].at(-1)!;
+    server.wss.on("connection", (_ws, { headers }) => seen.push(headers));
+    const headers = [
+      `--header=Authorization: @${secret}`,
+      "--header=Origin: https://shop.example",
+      "--header=X-List: a, b",
+    ];
+    const client = startOn(t, [server], ...headers, "--subprotocol=chat", "--subprotocol=chat.v2");
+    await client.line(/ session-opened .*, plain/);
+    const result = await stop(client);
+    const { authorization, origin, "x-list": list, "sec-websocket-protocol": offer } = seen[0]!;
+    assert.deepEqual([authorization, origin, list, offer], [
+      "Bearer s3cr3t",
+      "https://shop.example",
+      "a, b",
+      "chat,chat.v2",
+    ]);
+    assert.doesNotMatch(JSON.stringify(result) + client.lines.join(), /s3cr3t/);
+  });
+
+  it("says that it was turned away by a server that ends every session at the same age, and exits 2", async (t) => {
+    const plain = await startPeer(t, (ws) => {
+      ws.send("0{}");
+      setTimeout(() => ws.close(4408, "Connection initialisation timeout"), 1200);
+    }, true);
+    const client = startText(t, {}, "--admin-port=0", "--backoff-base=1", ...urls(plain));
+    assert.equal((await client.exited).code, 2);
+    const told = client.lines.at(-1)!;
+    assert.match(
+      told,
+      /ends every session by itself with 4408 Connection initialisation timeout, after 1\.[2-9]\d?s each/,
+    );
+    assert.match(told, /--subprotocol.*--header/);
+  });
+
+  it("does not take it for turned away where ages differ, or codes", async (t) => {
+    let lives = 0;
+    const plain = await startPeer(t, (ws) => {
+      ws.send("hello");
+      setTimeout(() => ws.close(4000), 1050 + 600 * lives++);
+    }, true);
+    const client = startOn(t, [plain], "--handovers=3");
+    const { code, symptoms } = await endOf(client);
+    assert.deepEqual([code, symptoms.WRONG_CLOSE_CODE?.count], [1, 3]);
+  });
 
   it("accepts binary messages of a plain server", async (t) => {
     const server = await startOriginal(t, Buffer.from([0, 255, 1]));
@@ -1376,7 +1573,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     const plain = await startPeer(t, (ws) => ws.send("hello"), true);
     const secret = (url: string) => `${url}?access_token=s3cr3t&x=s3cr3t`;
     const files = ["x.json", "x.html", "x.xml", "x.md"].map((name) => join(folder, name));
-    const dead = await deadUrl();
+    const dead = deadUrl();
     const client = startText(
       t,
       {},
@@ -1431,7 +1628,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
 
   it("takes URLs separated by commas from SERVER_URL, unless --url says otherwise", async (t) => {
     const peer = await startScript(t, live);
-    const env = { SERVER_URL: `${await deadUrl()}, ${peer.url}` };
+    const env = { SERVER_URL: `${deadUrl()}, ${peer.url}` };
     for (const [flags, failedDials] of [[[], { refused: 1 }], [urls(peer), {}]] as const) {
       const client = startText(t, env, "--json", ...flags);
       await client.line(/ steady /);
