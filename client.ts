@@ -1813,22 +1813,25 @@ export class ClusterWatch {
     for (const handover of this.#undiagnosed) {
       const pod = podOf(this.cluster, handover);
       handover.pod = pod?.name ?? null;
+      // Of what moved in order only its pod is to be said, and that the server has named.
+      const isTold = handover.symptom === null && handover.dialect === "v1" && pod !== undefined;
       // Those that were cut together are judged together, once all of them can be.
-      if (!cutWith(handover, this.#cuts).every((other) => this.#isComplete(other))) continue;
+      if (!isTold && !cutWith(handover, this.#cuts).every((other) => this.#isComplete(other))) continue;
       this.#undiagnosed.delete(handover);
-      this.#explain(handover, pod);
+      if (!isTold) this.#explain(handover, pod);
     }
   }
 
-  /** The run is over: what has not been seen by now will not be. */
+  /** The run is over: what has not been seen by now will not be; but that nothing happened, nobody can say yet. */
   diagnoseRest(): void {
     this.diagnoseAll();
-    for (const handover of this.#undiagnosed) this.#explain(handover, podOf(this.cluster, handover));
+    for (const handover of this.#undiagnosed) this.#explain(handover, podOf(this.cluster, handover), false);
     this.#undiagnosed.clear();
   }
 
-  #explain(handover: Handover, pod: Pod | undefined): void {
-    const found = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
+  #explain(handover: Handover, pod: Pod | undefined, isComplete = true): void {
+    const known = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
+    const found = known?.cause === "NO_POD_EVENT" && !isComplete ? null : known;
     if (found === null) {
       handover.suspects = suspects(handover, pod);
       if (handover.suspects !== null) this.#onOpen(handover);

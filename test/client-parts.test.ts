@@ -7,6 +7,7 @@ import { test, type TestContext } from "node:test";
 import type { WebSocketServer } from "ws";
 import {
   chooseUrl,
+  ClusterWatch,
   Cookies,
   type Dial,
   Gate,
@@ -29,7 +30,7 @@ import {
   PROBE_HEADER,
   type Values,
 } from "../protocol.ts";
-import { data, startPeer } from "./helper.ts";
+import { data, recording, startPeer } from "./helper.ts";
 
 const SILENT: Log = { line: () => {}, each: () => {}, end: () => {} };
 
@@ -340,4 +341,123 @@ test("a LivePage shows its viewers what is new, and lets in eight", async (t) =>
   assert.match(first!, /^HTTP\/1.1 200/);
   assert.match(last, /^HTTP\/1.1 503/);
   for (const socket of [viewer, ...others]) socket.destroy();
+});
+
+// ---- The cluster's watch: what dials say of the endpoint race
+
+/** A watch that has seen a recording up to a time, the deletion a second before now. */
+function startWatch(t: TestContext, untilMs: number, isRouted = true) {
+  const lines = recording("delete-graceful").filter(({ t }) => t === null || t <= untilMs);
+  const open: Handover[] = [];
+  const watch = new ClusterWatch({
+    log: SILENT,
+    origin: performance.now() - 1000,
+    sessions: 1,
+    isRouted,
+    onDiagnosed: () => {},
+    onOpen: (handover) => open.push(handover),
+  });
+  t.after(() => watch.close());
+  for (const { stream, type, list, object } of lines) {
+    if (list !== undefined) watch.observe(stream!, "LISTED", list.items);
+    if (object !== undefined) watch.observe(stream!, type!, [object]);
+  }
+  const url = "ws://server-service:8080/ws";
+  const victim = lines.find(({ command }) => command !== undefined)?.pod;
+  const meet = (kind: string | undefined, server = url, agoMs = 0) => {
+    const ledger = Object.assign(new Ledger(url, "v1", 1000), { server });
+    if (kind === undefined) Object.assign(ledger, { instance: "a", openedAt: performance.now() });
+    const metNobody = ["refused", "reset", "timeout", "502", "bounced"].includes(kind ?? "");
+    const failure = kind === undefined ? undefined : { kind, message: "", metNobody };
+    watch.noteMeeting({ ledger, dialledAt: performance.now() - agoMs } as Session, failure);
+  };
+  const finding = () => watch.findings(null, [])[0]?.text;
+  return { watch, meet, finding, victim, open };
+}
+
+test("a ClusterWatch counts dials that may have met the ending pod, and advises by the last of them", (t) => {
+  const { meet, finding, victim } = startWatch(t, 1200);
+  for (const kind of ["403", "302", "other", "dns"]) meet(kind);
+  assert.equal(finding(), undefined);
+  const reached = (dials: string) =>
+    new RegExp(
+      `^${dials} met a pod after its deletion, the last at \\+[\\d.]+m?s; its preStop.sleep is 2s(: |, )(.*)$`,
+    );
+  meet("refused");
+  assert.match(finding()!, reached("1 new connection"));
+  for (const kind of ["reset", "timeout", "502", "503", "bounced"]) meet(kind);
+  assert.match(finding()!, reached("6 new connections"));
+  meet(undefined, victim);
+  assert.match(finding()!, reached("7 new connections"));
+});
+
+test("a ClusterWatch takes a dial that nobody answered for where it began", (t) => {
+  const { meet, finding } = startWatch(t, 1200);
+  meet("timeout", undefined, 5000); // before the deletion
+  assert.equal(finding(), undefined);
+});
+
+test("a ClusterWatch counts no dial where no endpoint is ready: there was nowhere else to go", (t) => {
+  const { watch, meet, finding } = startWatch(t, 200);
+  const slice = recording("delete-graceful").find(({ t, stream }) => t === 152 && stream === "endpointslices")!.object!;
+  const endpoints = slice.endpoints!.map((one) => ({ ...one, conditions: { ...one.conditions, ready: false } }));
+  watch.observe("endpointslices", "MODIFIED", [{ ...slice, endpoints }]);
+  meet("refused");
+  assert.equal(finding(), undefined);
+});
+
+test("a ClusterWatch still counts dials to a pod that has just gone, and sessions on it no more", (t) => {
+  const { meet, finding, victim } = startWatch(t, Infinity);
+  meet(undefined, victim);
+  assert.equal(finding(), undefined);
+  meet("timeout");
+  assert.match(finding()!, /^1 new connection met/);
+});
+
+test("a ClusterWatch says at least, until five dials in a row have led elsewhere", (t) => {
+  const { watch, meet, finding } = startWatch(t, 1200);
+  for (const pod of watch.pods) pod.preStop = null;
+  meet("refused");
+  assert.match(finding()!, /; it has no preStop: make it at least 2s, the drill ended before the race did$/);
+  for (let times = 0; times < 5; times++) meet(undefined, "server-deployment-d45b66bb7-jqvm8");
+  assert.match(finding()!, /; it has no preStop: make it 2s or more$/);
+  meet("refused");
+  assert.match(finding()!, /at least 2s/);
+});
+
+test("a ClusterWatch without a Service in between counts nothing", (t) => {
+  const { meet, finding } = startWatch(t, 1200, false);
+  meet("refused");
+  assert.equal(finding(), undefined);
+});
+
+test("a ClusterWatch that stops early says not that nothing happened, but what may have", (t) => {
+  const { watch, victim, open } = startWatch(t, -1);
+  const name = recording("delete-graceful").find(({ command }) => command !== undefined)!.pod!;
+  assert.equal(victim, undefined);
+  const handover = {
+    slot: 1,
+    symptom: "CUT_WITHOUT_NOTICE",
+    dialect: "v1",
+    from: name,
+    code: null,
+    openedMs: 100,
+    endedMs: watch.nowMs,
+    noticeMs: null,
+    cause: null,
+    suspects: null,
+  } as Handover;
+  watch.diagnose(handover);
+  watch.diagnoseAll();
+  assert.equal(watch.undiagnosed, 1); // the cluster may still tell of it
+  watch.diagnoseRest();
+  assert.deepEqual([watch.undiagnosed, handover.cause, open.length], [0, null, 1]);
+  assert.deepEqual(handover.suspects, [
+    "OOM_KILLED",
+    "CRASHED",
+    "LIVENESS_KILLED",
+    "EVICTED",
+    "INTERMEDIARY_CUT",
+    "NO_POD_EVENT",
+  ]);
 });
