@@ -6,7 +6,7 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { run } from "./helper.ts";
 
-describe("the bench and the soak", { concurrency: 2, timeout: 120_000 }, () => {
+describe("the bench and the soak", { concurrency: 2, timeout: 300_000 }, () => {
   it("prints what a rehearsal costs beside raw TCP, and beside the WebSocket library alone", async (t) => {
     const { code, stdout, stderr } = await run(t, [process.execPath, "bench/bench.mjs"], {
       BENCH_SESSIONS: "100",

@@ -727,7 +727,9 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     let [dialling, most] = [0, 0];
     let fill = () => {};
     const filled = new Promise<void>((resolve) => fill = resolve);
-    const { peer, client } = await play(t, ["--sessions=200", "--interval=1000"], async (side) => {
+    // In v1: in auto a server that is silent for a second is a plain one, and no dial any more.
+    const flags = ["--sessions=200", "--interval=1000", "--dialect=v1", "--connect-timeout=60s"];
+    const { peer, client } = await play(t, flags, async (side) => {
       most = Math.max(most, ++dialling);
       if (dialling === 50) fill();
       await filled;
@@ -1565,6 +1567,39 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     const heard = good.sides[0]!.seqs.length;
     await good.sides[0]!.hears(heard + 2);
     await stop(client);
+  });
+
+  it("takes what a cluster would tell from --evidence, says what it cannot read, and names the cause by it", async (t) => {
+    const server = await startScript(t, endFirst(fin), "pod-a");
+    const flags = [
+      "--admin-port=0",
+      "--json",
+      ...QUICK,
+      ...urls(server),
+      "--disrupt=watch",
+      "--evidence=-",
+      "--handovers=1",
+    ];
+    const client = start(t, [process.execPath, "dist/client.js", ...flags], {}, "pipe");
+    const pod = (containerStatus: object) => ({
+      metadata: { name: "pod-a-0", uid: "1", resourceVersion: "" },
+      spec: { containers: [{ name: "app" }] },
+      status: { containerStatuses: [{ name: "app", restartCount: 0, ...containerStatus }] },
+    });
+    const tell = (line: object | string) =>
+      client.child.stdin!.write(`${typeof line === "string" ? line : JSON.stringify(line)}\n`);
+    tell({ stream: "pods", list: { items: [pod({ state: { running: {} } })] } });
+    tell("no JSON");
+    tell({ stream: "pods", type: "MODIFIED" });
+    await client.line(/ watch-lost .*evidence: /);
+    await client.line(/ session-closed /);
+    const terminated = { exitCode: 139, reason: "Error", containerID: "1" };
+    tell({ stream: "pods", type: "MODIFIED", object: pod({ state: { terminated } }) });
+    const { code } = await client.exited;
+    const { handovers: [handover], pods } = JSON.parse(client.stdout()) as Result;
+    assert.deepEqual([code, handover!.pod, handover!.cause], [1, "pod-a-0", "CRASHED"]);
+    const moments = pods.map(({ name, moments }) => [name, moments.map(({ text }) => text)]);
+    assert.deepEqual(moments, [["pod-a-0", ["exit 139 (Error)"]]]);
   });
 
   it("shows no secret of a URL anywhere, in any form of its result", async (t) => {

@@ -1,6 +1,6 @@
 /** What the tests share: real processes, real sockets, and waiting for lines and events instead of sleeping. */
 import { Buffer } from "node:buffer";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, type ChildProcessByStdio, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import process from "node:process";
+import type { Readable, Writable } from "node:stream";
 import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import { decode, encode, type Frame, type KubernetesObject, type Stream, SUBPROTOCOL } from "../protocol.ts";
@@ -34,10 +35,18 @@ export interface Program {
 }
 
 /** Starts a program with a clean environment; it is killed when the test ends. */
-export function start(t: TestContext, command: string[], env: Record<string, string> = {}): Program {
+export function start(
+  t: TestContext,
+  command: string[],
+  env: Record<string, string> = {},
+  stdin: "ignore" | "pipe" = "ignore",
+): Program {
   const [program, ...args] = command;
   const { PATH, HOME } = process.env;
-  const child = spawn(program!, args, { env: { PATH, HOME, ...env }, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(program!, args, {
+    env: { PATH, HOME, ...env },
+    stdio: [stdin, "pipe", "pipe"],
+  }) as ChildProcessByStdio<Writable | null, Readable, Readable>;
   t.after(() => child.kill("SIGKILL"));
   const lines: string[] = [];
   const waiting = new Set<() => void>();
