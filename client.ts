@@ -310,7 +310,7 @@ export class Run {
     this.#settings = settings;
     this.#log = createLog("client", settings.logFormat, () => this.#status(), () => settings.sessions);
     const access = followAccess(settings, this.#log);
-    const own = Object.fromEntries(settings.header);
+    const own = Object.fromEntries(settings.header.map(([name, value]) => [name.toLowerCase(), value]));
     const dial: Dial = (url, owner, headers, refusals = 0, cookies) =>
       new Session({
         url,
@@ -1281,8 +1281,10 @@ export class Session {
       ...access,
     };
     const { hostname } = new URL(url);
-    const cookie = cookies?.for(hostname) ?? "";
-    if (cookie !== "") options.headers = { ...access.headers, cookie };
+    // Beside what --header says, as a browser would add to what it has.
+    const { cookie: given, ...others } = { cookie: undefined, ...access.headers } as Record<string, string | undefined>;
+    const cookie = [given, cookies?.for(hostname)].filter((one) => one).join("; ");
+    if (cookie !== "") options.headers = { ...others, cookie } as Record<string, string>;
     const own = settings.dialect === "plain" || !offers ? [] : [SUBPROTOCOL];
     const offered = settings.subprotocol.length > 0 ? settings.subprotocol : own;
     this.#isOffering = offered.length > 0;
