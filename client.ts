@@ -318,7 +318,7 @@ export class Run {
         settings,
         lateness: this.#lateness,
         access: { ...access.tls, headers: { ...own, ...headers, ...access.authorization(refusals) } },
-        podAt: (address) => this.#watch?.podAt(address),
+        podAt: (socket) => this.#watch?.podAt(socket),
         offers: !this.#refusesOffer.has(url),
         ...cookies === undefined ? {} : { cookies },
       });
@@ -1235,8 +1235,8 @@ export interface SessionOptions {
   /** Headers, and what TLS needs. */
   access: ClientOptions;
   lateness: Lateness;
-  /** The pod that has an address, where that is known: in the plain dialect it is the server's name. */
-  podAt?: (address: string | undefined) => Pod | undefined;
+  /** The pod at a socket's other end, where that is known: in the plain dialect it is the server's name. */
+  podAt?: (socket: Socket) => Pod | undefined;
 }
 
 /** One connection, from its dial to its end. */
@@ -1375,7 +1375,7 @@ export class Session {
   #onUpgrade({ headers, socket }: IncomingMessage, podAt: SessionOptions["podAt"]): void {
     const { ledger } = this;
     this.#socket = socket;
-    const pod = podAt?.(socket.remoteAddress);
+    const pod = podAt?.(socket);
     const { dialect, subprotocol } = this.#settings;
     const isOurs = subprotocol.length === 0 && headers["sec-websocket-protocol"] !== undefined;
     if (isOurs) ledger.dialect = "v1";
@@ -1751,8 +1751,10 @@ export class ClusterWatch {
     return Math.round((performance.now() - this.#origin) * 10) / 10;
   }
 
-  podAt(address: string | undefined): Pod | undefined {
-    return this.pods.find((pod) => pod.address === address && !when(pod, "gone"));
+  /** The pod at an address; where all share one (a rehearsal's), it is told with its port. */
+  podAt({ remoteAddress, remotePort }: Socket): Pod | undefined {
+    const places = [remoteAddress, `${remoteAddress}:${remotePort}`];
+    return this.pods.find((pod) => places.includes(pod.address) && !when(pod, "gone"));
   }
 
   /** The pods that have ended, or are about to, in the order of it. */

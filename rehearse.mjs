@@ -2,10 +2,12 @@
 // SIGKILL after the grace period as kubelet does it, and the client's verdict on the sessions that this server held.
 //
 //   node rehearse.mjs --sessions 100 --fault exit-mid-drain
+//   node rehearse.mjs --server 'node my-server.js' --path /socket
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
+import { connect, createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
@@ -15,6 +17,9 @@ const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
   grace: ["GRACE", "30s", "from SIGTERM to SIGKILL: 30s, 2m, 500ms; a bare number is seconds"],
   fault: ["FAULT", "none", "the promise that the victim breaks"],
+  server: ["SERVER", "", "your own server's command instead; its port is PORT, and {port} in the command"],
+  path: ["SERVER_PATH", "/", "with --server: the path of its WebSocket URL"],
+  "start-timeout": ["START_TIMEOUT", "60s", "with --server: how long it may take to listen"],
   command: ["COMMAND", "node dist/{role}.js", "another build of this project: {role} is server or client"],
 };
 /** Settings that the rehearsal itself must choose. */
@@ -32,6 +37,8 @@ const START_TIMEOUT_MS = 120_000;
 const STOP_AFTER_GRACE_MS = 25_000;
 const KILL_AFTER_GRACE_MS = 29_000;
 const POLL_INTERVAL_MS = 50;
+/** From the last session of somebody's own server to the signal. */
+const OWN_SETTLE_MS = 1500;
 /** What is kept of a program's stdout, in characters. */
 const MAX_OUTPUT = 2 ** 24;
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -60,6 +67,10 @@ async function main() {
   // told once.
   const servers = [];
   for (let number = 1; number <= own.servers; number++) {
+    if (own.server !== "") {
+      servers.push(await startOwn(guard, `server-${number}`, own));
+      continue;
+    }
     const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
     const who = ["--name", `server-${number}`, "--fault", number === 1 ? own.fault : "none"];
     const command = [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
@@ -83,8 +94,10 @@ async function main() {
   const ask = (path) => get(`http://127.0.0.1:${adminPort}${path}`);
   const idleClientBytes = client.residentBytes();
 
-  // Wait, until every session has been acknowledged in both directions. Whatever ends early is judged as well.
-  await Promise.race([client.says("steady"), victim.exited, client.exited]);
+  // Wait, until every session has been acknowledged in both directions; of somebody's own server, until all are connected,
+  // for as long as sessions must live to count. Whatever ends early is judged as well.
+  const steady = own.server === "" ? client.says("steady") : untilSettled(client, ask).then(() => pause(OWN_SETTLE_MS));
+  await Promise.race([steady, victim.exited, client.exited]);
   const memory = {
     serverBytesPerSession: perSession(victim.residentBytes() - idleServerBytes, sessions),
     clientBytesPerSession: perSession(client.residentBytes() - idleClientBytes, sessions),
@@ -132,7 +145,8 @@ async function main() {
   }
   const verdict = unjudged === null ? result.verdict : "FAIL";
   const exitMs = crashed ? null : Math.round(exit.at - signalledAt);
-  const scripted = exitMs === null || killed ? null : scriptedMs(result.handovers, options);
+  const isScripted = exitMs !== null && !killed && own.server === "";
+  const scripted = isScripted ? scriptedMs(result.handovers, options) : null;
   const cost = {
     sessions,
     messages: result.messages.received + result.messages.sent,
@@ -153,6 +167,46 @@ async function main() {
     : renderText(client.output, cost, findings, lastLine);
   await new Promise((resolve) => process.stdout.write(text, resolve));
   process.exit(process.exitCode ?? (verdict === "PASS" ? 0 : 1));
+}
+
+/** Somebody's own server, up once its port accepts; a `UserError` where it does not. */
+async function startOwn(guard, name, { server: command, path, startTimeoutMs }) {
+  const port = await freePort();
+  const filled = command.replaceAll("{port}", String(port));
+  // As a container's PID 1 gets its signals, and no shell before it, where the command needs none.
+  const script = /[;&|<>()]/.test(filled) ? filled : `exec ${filled}`;
+  const server = new Program(guard, name, ["sh", "-c", script], { PORT: String(port) }, true);
+  const startedAt = performance.now();
+  while (!await accepts(port)) {
+    if (server.hasExited) {
+      const { code, signal } = await server.exited;
+      throw new UserError(`${name} ended with ${code ?? signal} and never listened on port ${port}: ${filled}`);
+    }
+    if (performance.now() - startedAt > startTimeoutMs) {
+      throw new UserError(`${name} did not listen on port ${port} in time (PORT, or {port} in the command): ${filled}`);
+    }
+    await pause(POLL_INTERVAL_MS);
+  }
+  server.url = `ws://127.0.0.1:${port}${path}`;
+  return server;
+}
+
+/** A port that was free a moment ago. */
+function freePort() {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+function accepts(port) {
+  return new Promise((resolve) => {
+    const socket = connect({ port, host: "127.0.0.1" });
+    socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+    socket.once("connect", () => socket.destroy());
+  });
 }
 
 /** Sees to it that nothing outlives this process, however it ends: neither the programs that it started nor its files. */
@@ -220,12 +274,17 @@ class Kubelet {
     this.#graceMs = graceMs;
   }
 
-  run({ name }) {
+  run({ name, url }) {
     const status = { name: "server", restartCount: 0, state: { running: {} } };
     this.#pods.set(name, {
       metadata: { name, uid: name, resourceVersion: "" },
       spec: { terminationGracePeriodSeconds: this.#graceMs / 1000, containers: [{ name: "server" }] },
-      status: { phase: "Running", conditions: [{ type: "Ready", status: "True" }], containerStatuses: [status] },
+      status: {
+        phase: "Running",
+        podIP: new URL(url).host,
+        conditions: [{ type: "Ready", status: "True" }],
+        containerStatuses: [status],
+      },
     });
     this.#show(name, "ADDED");
   }
@@ -265,7 +324,8 @@ class Program {
   #lines = [];
   #waiting = new Set();
 
-  constructor(guard, name, [file, ...args], env = {}) {
+  /** With `isForeign` what it says on stdout are log lines as well. */
+  constructor(guard, name, [file, ...args], env = {}, isForeign = false) {
     this.name = name;
     const options = { detached: true, stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...env } };
     this.#child = spawn(file, args, options);
@@ -275,7 +335,8 @@ class Program {
     const keep = (text) => {
       if (this.output.length < MAX_OUTPUT) this.output += text;
     };
-    stdout.setEncoding("utf8").on("data", keep);
+    if (isForeign) createInterface({ input: stdout }).on("line", (line) => this.#onLine(line));
+    else stdout.setEncoding("utf8").on("data", keep);
     if (name === undefined) stderr.setEncoding("utf8").on("data", keep);
     else createInterface({ input: stderr }).on("line", (line) => this.#onLine(line));
     this.exited = new Promise((resolve) => {
@@ -443,9 +504,11 @@ function scriptedMs(handovers, { remainingIntervalMs, spreadMs }) {
 /** What was asked for; undefined where that was help. */
 async function readOptions(guard) {
   // Both programs are asked for their settings: a list here would drift.
-  const { command: asked } = mri(process.argv.slice(2), { string: ["command"] });
+  const { command: asked, server: foreign } = mri(process.argv.slice(2), { string: ["command", "server"] });
   const command = last(asked) || process.env.COMMAND || OWN.command[1];
-  const [server, client] = await Promise.all(["server", "client"].map((role) => settingsOf(guard, role, command)));
+  const isForeign = (last(foreign) || process.env.SERVER || "") !== "";
+  const roles = isForeign ? ["client"] : ["client", "server"];
+  const [client, server = {}] = await Promise.all(roles.map((role) => settingsOf(guard, role, command)));
   const known = { server, client };
   const names = [...Object.keys(OWN), ...Object.keys({ ...server, ...client }), "json", "help"];
   let unknown;
@@ -470,6 +533,14 @@ async function readOptions(guard) {
   if (!(own.graceMs > 0 && own.graceMs + KILL_AFTER_GRACE_MS <= MAX_TIMER_MS)) {
     throw new UserError(`--grace must be a duration such as 30s, 2m or 500ms: current value is '${own.grace}'`);
   }
+  own.startTimeoutMs = durationMs(own["start-timeout"], "s");
+  if (!(own.startTimeoutMs > 0)) {
+    throw new UserError(`--start-timeout must be a duration such as 60s: current value is '${own["start-timeout"]}'`);
+  }
+  if (isForeign && own.fault !== "none") {
+    throw new UserError("--fault is for this project's own server, not for --server");
+  }
+  if (!own.path.startsWith("/")) throw new UserError(`--path must begin with /: current value is '${own.path}'`);
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
   const handedThrough = { server: [], client: reports.map((file) => `--report=${file}`) };
@@ -481,13 +552,14 @@ async function readOptions(guard) {
     }
   }
   const value = (role, name) => last(given[name]) ?? (process.env[known[role][name].env] || known[role][name].fallback);
+  const serverMs = (name) => isForeign ? 0 : durationMs(value("server", name), "ms");
   return {
     own,
     handedThrough,
     sessions: Number(value("client", "sessions")),
     knowsEvidence: Object.hasOwn(client, "evidence"),
-    remainingIntervalMs: durationMs(value("server", "remaining-interval"), "ms"),
-    spreadMs: durationMs(value("server", "spread"), "ms"),
+    remainingIntervalMs: serverMs("remaining-interval"),
+    spreadMs: serverMs("spread"),
     json: given.json,
   };
 }
@@ -565,7 +637,7 @@ function usage(known) {
   );
   return "Usage: node rehearse.mjs [settings]\n\nPlays a pod deletion on this machine and judges it.\n\n" +
     rows.map(([flag, env, fallback, meaning]) =>
-      `  ${flag.padEnd(10)} ${env.padEnd(8)} ${fallback.padEnd(19)} ${meaning}\n`
+      `  ${flag.padEnd(15)} ${env.padEnd(13)} ${fallback.padEnd(19)} ${meaning}\n`
     ).join("") +
     `\nHanded through to servers and client, see their --help:\n\n  ${flags.map((flag) => `--${flag}`).join(" ")}\n`;
 }

@@ -29,8 +29,11 @@ interface Rehearsal {
 /** Intervals short enough to be steady in no time, and a grace that only a hanging server reaches. */
 const QUICK = ["--interval=200", "--remaining-interval=20", "--grace=3", "--silence-timeout=1500"];
 
-async function rehearse(t: TestContext, ...flags: string[]) {
-  const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", "--json", ...QUICK, ...flags]);
+const rehearse = (t: TestContext, ...flags: string[]) => rehearseOwn(t, ...QUICK, ...flags);
+
+/** A rehearsal, perhaps of somebody's own server, which does not know the settings of ours. */
+async function rehearseOwn(t: TestContext, ...flags: string[]) {
+  const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", "--json", ...flags]);
   assert.match(stdout, /^\{.*\}\n$/, stderr);
   return { code, stderr, ...JSON.parse(stdout) as Rehearsal };
 }
@@ -93,13 +96,68 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
 
   for (const [fault, cause] of [["ignore-sigterm", "SIGTERM_IGNORED"], ["exit-at-sigterm", "EXITED_AT_SIGTERM"]]) {
     it(`names the cause of fault ${fault} in the plain dialect, and in every report`, async (t) => {
-      const folder = mkdtempSync(join(tmpdir(), "rehearsal-"));
-      t.after(() => rmSync(folder, { recursive: true }));
-      const files = ["md", "xml", "html", "json"].map((ending) => join(folder, `result.${ending}`));
+      const place = folder(t);
+      const files = ["md", "xml", "html", "json"].map((ending) => join(place, `result.${ending}`));
       const flags = [...files.map((file) => `--report=${file}`), "--dialect=plain", "--sessions=2"];
       const { handovers } = await rehearse(t, ...flags, `--fault=${fault}`);
       assert.deepEqual(handovers.map((handover) => handover.cause), [cause, cause]);
       for (const file of files) assert.ok(readFileSync(file, "utf8").includes(cause!), file);
+    });
+  }
+
+  /** Somebody's own server: says something four times a second, and with `drains` closes in order on SIGTERM. */
+  function writeApp(t: TestContext, drains: boolean): string {
+    const file = join(folder(t), "app.cjs");
+    const onTerm = "for (const ws of wss.clients) ws.close(1001); wss.close(() => process.exit(0));";
+    writeFileSync(
+      file,
+      `const { WebSocketServer } = require(${JSON.stringify(resolve("node_modules/ws"))});
+      const wss = new WebSocketServer({ port: process.argv[2] ?? process.env.PORT, path: "/socket" });
+      wss.on("connection", (ws) => {
+        const tick = setInterval(() => ws.send("tick"), 250);
+        ws.on("close", () => clearInterval(tick));
+      });
+      console.log("the app is up");
+      ${drains ? `process.on("SIGTERM", () => { ${onTerm} });` : ""}`,
+    );
+    return file;
+  }
+
+  it("judges somebody's own server that drains, which gets its port as PORT", async (t) => {
+    const command = `--server=${process.execPath} ${writeApp(t, true)}`;
+    const { code, verdict, handovers, stderr } = await rehearseOwn(t, command, "--path=/socket", "--sessions=3");
+    assert.deepEqual([code, verdict], [0, "PASS"], stderr);
+    assert.deepEqual(handovers.map(({ dialect, from, to, code }) => [dialect, from, to, code]), [
+      ["plain", "server-1", "server-2", 1001],
+      ["plain", "server-1", "server-2", 1001],
+      ["plain", "server-1", "server-2", 1001],
+    ]);
+    assert.match(stderr, /^\[server-1\] the app is up$/m);
+  });
+
+  it("names the cause of one that does not, which gets its port in its command", async (t) => {
+    const command = `--server=true && exec ${process.execPath} ${writeApp(t, false)} {port}`;
+    const { code, handovers } = await rehearseOwn(t, command, "--path=/socket", "--sessions=2");
+    const told = handovers.map(({ symptom, cause }) => [symptom, cause]);
+    assert.deepEqual([code, told], [1, Array(2).fill(["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"])]);
+  });
+
+  for (
+    const [flags, complaint] of [
+      [["--server=echo no such database; exit 3"], /server-1 ended with 3 and never listened on port \d+: echo/],
+      [["--server=/no/such/program"], /server-1 ended with 127 and never listened/],
+      [["--server=sleep 60", "--start-timeout=1s"], /server-1 did not listen on port \d+ in time \(PORT, or \{port\}/],
+      [["--server=true", "--fault=crash"], /^--fault is for this project's own server, not for --server$/m],
+      [["--server=true", "--path=socket"], /^--path must begin with \/: current value is 'socket'$/m],
+      [["--start-timeout=soon"], /^--start-timeout must be a duration such as 60s: current value is 'soon'$/m],
+    ] as const
+  ) {
+    it(`says in one line why ${flags.join(" ")} cannot be judged, and exits 2`, async (t) => {
+      const { code, stderr, stdout } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+      assert.deepEqual([code, stdout], [2, ""]);
+      assert.match(stderr, complaint);
+      assert.doesNotMatch(stderr, /^ {4}at /m);
+      if (flags[0].includes("echo")) assert.match(stderr, /^\[server-1\] no such database$/m);
     });
   }
 
