@@ -578,6 +578,8 @@ const symptom = <S extends string>(name: S, rules: readonly Rule[], when: Predic
 /** Every symptom, the rules by whose failure it can be named, and when it is; the first that matches names the failure. */
 // deno-fmt-ignore
 const SYMPTOMS = [
+  // What we ended for our own limits is not the server's doing.
+  symptom("WITNESS_ENDED", ["notice", "complete", "farewell", "clean"], ({ ended }) => ended.complaint !== undefined),
   symptom("STALLED", ["notice", "farewell", "clean"], isStalled),
   symptom("CUT_WITHOUT_NOTICE", ["notice", "farewell", "clean"], ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined),
   symptom("NO_NOTICE", ["notice"], ({ abrupt }) => !abrupt),
@@ -597,7 +599,6 @@ const SYMPTOMS = [
 ] as const;
 
 function isStalled({ ended, abrupt, overdue }: Facts): boolean {
-  if (ended.complaint !== undefined) return false; // we ended it, for another reason, and have not listened since
   const givenUp = ended.how === "silence" && ended.closeCode === undefined;
   return givenUp || (abrupt && overdue);
 }
@@ -605,6 +606,7 @@ function isStalled({ ended, abrupt, overdue }: Facts): boolean {
 /** What each symptom means; and how to mend it, or what to suspect where the client alone cannot tell. */
 // deno-fmt-ignore
 export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string | readonly Cause[]]> = {
+  WITNESS_ENDED: ["this client ended the session: a frame or a size that it does not accept", "mend the frame that the log names, or raise --max-message"],
   STALLED: ["the connection stayed open, but the server had fallen silent", ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
   CUT_WITHOUT_NOTICE: ["the connection ended with no SHUTDOWN, no CLOSE and no close frame",
     ["EXITED_AT_SIGTERM", "SIGTERM_IGNORED", "CRASHED", "OOM_KILLED", "FORCE_DELETED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
@@ -1584,7 +1586,8 @@ export function diagnose(
       evidence: `last dial that reached the ending pod at +${duration(lastOnEndingMs)}`,
     };
   }
-  if (!isAbrupt(symptom) && !(dialect === "plain" && code === null)) return null;
+  const isCut = isAbrupt(symptom) || (dialect === "plain" && code === null && symptom !== "WITNESS_ENDED");
+  if (!isCut) return null;
   // Without numbers a session that no pod's end explains has an explanation; a pod that nobody knows is none.
   if (pod === undefined) return dialect === "v1" ? null : { cause: "NO_POD_EVENT", evidence: "no pod was ending" };
   const ending = endingOf(handover, pod, company);

@@ -526,7 +526,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       const { handover, sides, lines } = await handOver(t, [], script);
       assert.equal(await sides[0]!.gone, code);
       assert.match(handover.complaint!, complaint);
-      assertSays(handover, { verdict: "failed", to: "peer-1" });
+      assertSays(handover, { verdict: "failed", symptom: "WITNESS_ENDED", to: "peer-1" });
       assert.doesNotMatch(lines.join("\n"), /^ {4}at /m);
     });
   }
@@ -538,7 +538,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       side.regularly();
     });
     assert.match(handover.complaint!, /must be JSON/);
-    assert.equal(handover.symptom, "CUT_WITHOUT_NOTICE");
+    assert.equal(handover.symptom, "WITNESS_ENDED");
   });
 
   it("takes the pace that SHUTDOWN announces for the one that is due", async (t) => {
