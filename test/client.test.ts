@@ -583,7 +583,8 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
 
   for (const [what, patience] of [["session", "--silence-timeout=400"], ["dial", "--connect-timeout=400"]] as const) {
     it(`does not give a healthy ${what} up because it was paused itself`, async (t) => {
-      const { peer, client } = await play(t, [patience], (side) => what === "dial" || side.live());
+      // In v1: in auto it would take a server without HELLO for a plain one after a second.
+      const { peer, client } = await play(t, [patience, "--dialect=v1"], (side) => what === "dial" || side.live());
       const side = await peer.session(0);
       if (what === "session") await client.line(/ steady /);
       client.child.kill("SIGSTOP");
@@ -662,8 +663,8 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     });
   }
 
-  for (const [when, least, most] of [["at --timeout", 300, 1700], ["on SIGTERM", 0, 1000]] as const) {
-    const flags = when === "at --timeout" ? ["--timeout=700ms"] : [];
+  for (const [when, least, most] of [["at --timeout", 300, 3000], ["on SIGTERM", 0, 1000]] as const) {
+    const flags = when === "at --timeout" ? ["--timeout=2500ms"] : [];
     it(`exits 2 ${when} where it never got a session, and names URL and failures`, async (t) => {
       const url = deadUrl();
       const client = startText(t, {}, ...urls({ url }), "--json", "--backoff-cap=20", ...flags);
@@ -1317,7 +1318,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       const client = startOn(t, [peer, ...others], "--handovers=1", "--probe-interval=100");
       const { verdict, probes, findings } = await client.result;
       assert.equal(verdict, "PASS");
-      assertBetween(probes.lastOnEndingMs, 190, 2700, "lastOnEndingMs");
+      assertBetween(probes.lastOnEndingMs, 150, 2700, "lastOnEndingMs");
       assert.deepEqual(findings.map(({ name }) => name), found);
       assert.equal(peer.sides.length + (others[0]?.sides.length ?? 0), 2);
       assert.deepEqual(await Promise.all(peer.probes.slice(0, 3).map(({ gone }) => gone)), [1000, 1000, 1000]);
