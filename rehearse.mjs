@@ -96,7 +96,7 @@ async function main() {
 
   // Wait, until every session has been acknowledged in both directions; of somebody's own server, until all are connected,
   // for as long as sessions must live to count. Whatever ends early is judged as well.
-  const steady = own.server === "" ? client.says("steady") : untilSettled(client, ask).then(() => pause(OWN_SETTLE_MS));
+  const steady = own.server === "" ? client.says("steady") : untilHeld(client, ask, own.startTimeoutMs);
   await Promise.race([steady, victim.exited, client.exited]);
   const memory = {
     serverBytesPerSession: perSession(victim.residentBytes() - idleServerBytes, sessions),
@@ -204,8 +204,10 @@ function freePort() {
 function accepts(port) {
   return new Promise((resolve) => {
     const socket = connect({ port, host: "127.0.0.1" });
-    socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
-    socket.once("connect", () => socket.destroy());
+    socket.once("error", () => resolve(false)).once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
   });
 }
 
@@ -455,6 +457,14 @@ async function untilSettled(client, ask) {
     const ready = await ask("/readyz");
     calm = ready?.status === 200 && ready.body.includes(", 0 handovers in flight") ? calm + 1 : 0;
   }
+}
+
+/** Until every session is connected, and has been for a while; a client that is not in time is ended, and says why. */
+async function untilHeld(client, ask, patienceMs) {
+  const late = setTimeout(() => client.terminate(), patienceMs);
+  await untilSettled(client, ask);
+  clearTimeout(late);
+  await pause(OWN_SETTLE_MS);
 }
 
 function pause(ms) {

@@ -142,6 +142,14 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.deepEqual([code, told], [1, Array(2).fill(["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"])]);
   });
 
+  it("does not wait for ever for sessions that such a server refuses", async (t) => {
+    const command = `--server=${process.execPath} ${writeApp(t, true)}`;
+    const flags = [command, "--path=/elsewhere", "--start-timeout=2s"];
+    const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+    assert.deepEqual([code, stdout], [2, ""]);
+    assert.match(stderr, /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+$/m);
+  });
+
   for (
     const [flags, complaint] of [
       [["--server=echo no such database; exit 3"], /server-1 ended with 3 and never listened on port \d+: echo/],
