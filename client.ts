@@ -69,7 +69,7 @@ export const SETTINGS = {
     "",
     header,
     "'Name: value' for the upgrade; repeatable; @FILE as the value reads it from there",
-    "\n",
+    { separator: "\n", secret: true },
   ),
   pingIntervalMs: setting(
     "PING_INTERVAL_MS",
@@ -168,7 +168,6 @@ const STALE_ADDRESS_MS = 30_000;
 const ELSEWHERE = 5;
 /** How many cuts are remembered, to see which came at once. */
 const KEPT_CUTS = 200;
-
 /** So many sessions of one slot in a row, as old as each other within this factor, were turned away. */
 const TURNED_AWAY = 3;
 const EVEN = 1.3;
@@ -1289,12 +1288,10 @@ export class Session {
     const offered = settings.subprotocol.length > 0 ? settings.subprotocol : own;
     this.#isOffering = offered.length > 0;
     const ws = this.#ws = new WebSocket(url, offered, options);
-    ws.on("upgrade", (response) => {
-      cookies?.enter(hostname, response.headers["set-cookie"]);
-      this.#onUpgrade(response, podAt);
-    });
+    const keepCookies = ({ headers }: IncomingMessage) => cookies?.enter(hostname, headers["set-cookie"]);
+    ws.on("upgrade", keepCookies).on("upgrade", (response) => this.#onUpgrade(response, podAt));
     ws.on("unexpected-response", (_request, response) => {
-      cookies?.enter(hostname, response.headers["set-cookie"]);
+      keepCookies(response);
       this.#onRefusal(response);
     });
     ws.on("open", () => this.#onUpgraded());
@@ -1384,9 +1381,8 @@ export class Session {
     }
     this.#isGuess = isOurs && dialect === "auto";
     // ws refuses a server that selects none of the subprotocols on offer; here that server speaks plain text.
-    if (dialect !== "v1" || subprotocol.length > 0) {
-      const offered = subprotocol[0] ?? SUBPROTOCOL;
-      if (this.#isOffering) headers["sec-websocket-protocol"] ??= offered;
+    if (this.#isOffering && (dialect !== "v1" || subprotocol.length > 0)) {
+      headers["sec-websocket-protocol"] ??= subprotocol[0] ?? SUBPROTOCOL;
     }
   }
 
@@ -1789,10 +1785,9 @@ export class ClusterWatch {
     // A dial that nobody answered met whom it met when it began.
     const metAt = failure?.kind === "timeout" ? dialledAt : ledger.openedAt ?? performance.now();
     const atMs = metAt - this.#origin;
-    const metNobody = failure !== undefined && (failure.metNobody || failure.kind === "503");
     const isThere = (pod: Pod) =>
       (when(pod, "gone")?.atMs ?? Infinity) > atMs - (failure === undefined ? 0 : STALE_ADDRESS_MS);
-    const ending = failure !== undefined && !metNobody ? undefined : this.pods
+    const ending = failure?.metNobody === false ? undefined : this.pods
       .filter((pod) => (when(pod, "deleted")?.atMs ?? Infinity) <= atMs && isThere(pod))
       .filter(({ name }) => name === (server ?? name))
       .sort((a, b) => when(b, "deleted")!.atMs - when(a, "deleted")!.atMs)[0];
@@ -1817,7 +1812,7 @@ export class ClusterWatch {
     for (const handover of this.#undiagnosed) {
       const pod = podOf(this.cluster, handover);
       handover.pod = pod?.name ?? null;
-      // Of what moved in order only its pod is to be said, and that the server has named.
+      // Of what moved in order only its pod is to be said, which the server has named.
       const isTold = handover.symptom === null && handover.dialect === "v1" && pod !== undefined;
       // Those that were cut together are judged together, once all of them can be.
       if (!isTold && !cutWith(handover, this.#cuts).every((other) => this.#isComplete(other))) continue;
@@ -1834,6 +1829,7 @@ export class ClusterWatch {
   }
 
   #explain(handover: Handover, pod: Pod | undefined, isComplete = true): void {
+    if (handover.symptom === null) return; // it moved in order
     const known = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
     const found = known?.cause === "NO_POD_EVENT" && !isComplete ? null : known;
     if (found === null) {

@@ -752,7 +752,7 @@ export class Pod {
   }
 
   /** From when to when a moment can have been. */
-  span({ atMs, stampMs }: Moment): [earliestMs: number, latestMs: number] {
+  span({ atMs, stampMs }: Pick<Moment, "atMs" | "stampMs">): [earliestMs: number, latestMs: number] {
     return stampMs === undefined ? [atMs, atMs] : this.#clock.span(stampMs, atMs);
   }
 
@@ -928,15 +928,14 @@ const EVENTS: [reason: RegExp, message: RegExp, kind: MomentKind][] = [
 
 function observeEvent(cluster: Cluster, type: string, object: KubernetesObject, atMs: number): [Pod, Moment][] {
   const { reason = "", message = "", involvedObject, lastTimestamp, eventTime, metadata, count: times = 1 } = object;
-  const stampMs = parseTime(lastTimestamp) ?? parseTime(eventTime);
-  if (stampMs !== undefined && type !== "LISTED") cluster.clock.see(stampMs, atMs);
+  const stamp = stamped(lastTimestamp ?? eventTime);
+  if (stamp.stampMs !== undefined && type !== "LISTED") cluster.clock.see(stamp.stampMs, atMs);
   const pod = cluster.pods.get(involvedObject?.uid ?? "");
   const kind = EVENTS.find(([reasons, messages]) => reasons.test(reason) && messages.test(message))?.[2];
   if (pod === undefined || kind === undefined || isTold(cluster, `${metadata.uid} ${times}`)) return [];
   // Of what every attempt repeats the first counts; a list has old ones, too.
   if (kind !== "liveness" && when(pod, kind)) return [];
-  const stamp = stampMs === undefined ? {} : { stampMs };
-  const [earliestMs, latestMs] = pod.span({ atMs, kind, text: "", ...stamp });
+  const [earliestMs, latestMs] = pod.span({ atMs, ...stamp });
   if (type === "LISTED" && kind !== "prestop-failed" && !(cluster.clock.isSet && earliestMs > 0)) return [];
   const container = /\{(.+)\}$/.exec(involvedObject?.fieldPath ?? "")?.[1];
   const whose = container === undefined ? {} : { container };
@@ -964,6 +963,11 @@ function enter(pod: Pod, moment: Moment): [Pod, Moment] {
 /** The first moment of a kind. */
 export function when(pod: Pick<Pod, "moments">, kind: MomentKind): Moment | undefined {
   return pod.moments.find((moment) => moment.kind === kind);
+}
+
+/** Somebody asked for the pod's end: each time that it was asked for. */
+function deletionsOf(pod: Pod): Moment[] {
+  return pod.moments.filter(({ kind }) => kind === "deleted");
 }
 
 function observePod(cluster: Cluster, type: string, object: KubernetesObject, atMs: number): [Pod, Moment][] {
@@ -1022,7 +1026,7 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
     // The last events of every pod say 0: that is kubelet's own delete, of a pod whose containers have ended.
     const askedMs = (metadata.deletionGracePeriodSeconds ?? 0) * 1000;
     const running = statuses.some(({ state }) => state?.running !== undefined);
-    const before = pod.moments.findLast(({ kind }) => kind === "deleted");
+    const before = deletionsOf(pod).at(-1);
     if (before === undefined || (running && askedMs < before.graceMs!)) {
       const isOwn = askedMs === 0 && !running;
       pod.forced ||= askedMs === 0 && running;
@@ -1048,7 +1052,7 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
   return news;
 }
 
-function stamped(text: string | null | undefined): { stampMs: number } | Record<string, never> {
+function stamped(text: string | null | undefined): Pick<Moment, "stampMs"> {
   const stampMs = parseTime(text);
   return stampMs === undefined ? {} : { stampMs };
 }
@@ -1163,7 +1167,7 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
   const pods = [...cluster.pods.values()];
   // A StatefulSet's next pod has the name of the one before it.
   const lastMs = (pod: Pod) => {
-    const exit = when(pod, "deleted") && exitsOf(pod, 0).findLast(({ container }) => container === pod.container);
+    const exit = when(pod, "deleted") && ownExitsOf(pod, 0).at(-1);
     return Math.min(exit?.atMs ?? Infinity, when(pod, "gone")?.atMs ?? Infinity);
   };
   const named = pods.filter((pod) => pod.name === from && lastMs(pod) > (openedMs ?? 0));
@@ -1172,7 +1176,7 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
   const aliveMs = how === "silence" ? lastDataMs ?? openedMs ?? 0 : endedMs;
   const distance = (pod: Pod) => {
     const gone = when(pod, "gone");
-    const end = exitsOf(pod, openedMs ?? 0).find(({ container }) => container === pod.container) ?? gone;
+    const end = ownExitsOf(pod, openedMs ?? 0)[0] ?? gone;
     const begun = when(pod, "deleted") ?? end;
     const begunMs = begun && (begun.kind === "deleted" ? begun.atMs : pod.span(begun)[0]);
     if (begunMs === undefined || begunMs > endedMs + TOLD_LATE_MS / 3 || lastMs(pod) <= (openedMs ?? 0)) {
@@ -1189,14 +1193,18 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
 const exitsOf = (pod: Pod, sinceMs: number): Moment[] =>
   pod.moments.filter((moment) => moment.kind === "exit" && pod.span(moment)[1] >= sinceMs);
 
+/** Those of the application's container. */
+const ownExitsOf = (pod: Pod, sinceMs: number): Moment[] =>
+  exitsOf(pod, sinceMs).filter(({ container }) => container === pod.container);
+
 /** Whether the cluster has nothing more to say of a session's end, or has had the time for it. */
 export function isEvidenceComplete(pod: Pod | undefined, handover: Handover, nowMs: number): boolean {
   const { endedMs, openedMs, how } = handover;
   if (endedMs === null) return true;
   const patienceMs = how === "silence" ? NODE_LATE_MS : TOLD_LATE_MS;
   if (pod === undefined) return nowMs > endedMs + TOLD_LATE_MS;
-  const exit = exitsOf(pod, openedMs ?? 0).find(({ container }) => container === pod.container);
-  const deleted = pod.moments.findLast(({ kind }) => kind === "deleted");
+  const [exit] = ownExitsOf(pod, openedMs ?? 0);
+  const deleted = deletionsOf(pod).at(-1);
   if (when(pod, "gone") || (exit !== undefined && (deleted !== undefined || pod.wasBy(exit, endedMs)))) return true;
   return nowMs > (deleted === undefined ? endedMs + patienceMs : deleted.atMs + pod.graceMs + END_LATE_MS);
 }
@@ -1209,7 +1217,7 @@ export function wasKilledAtGrace(pod: Pod): boolean {
 /** The deletion at the end of whose grace SIGKILL came. A repeated one counts only where the end came then. */
 function killedBy(pod: Pod, exit: Moment): Moment | undefined {
   if (exit.code !== 137) return undefined;
-  return pod.moments.filter(({ kind }) => kind === "deleted").find((deleted, index) => {
+  return deletionsOf(pod).find((deleted, index) => {
     if (isBefore(pod, exit, deleted)) return false;
     const lastedMs = betweenMs(deleted, exit);
     // Kubelet is a few seconds late at the most; how late we are told is another thing, and the stamps do not know it.
@@ -1302,18 +1310,16 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
   const deleted = isRead ? first : undefined;
   const unsure = first !== undefined && !isRead &&
     (first.atMs <= cutMs + TOLD_LATE_MS || pod.wasBy(first, cutMs) || first.stampMs === undefined);
-  const exits = exitsOf(pod, openedMs);
-  const own = exits.find(({ container }) => container === pod.container);
+  const [own] = ownExitsOf(pod, openedMs);
   const ranOnMs = own === undefined || silent ? 0 : pod.span(own)[0] - cutMs;
   const isEnd = (exit: Moment) =>
     silent ||
     (exit.stampMs === undefined && deleted === undefined
       ? exit.atMs <= cutMs + 2 * READ_LATE_MS
       : middle(pod.span(exit)) <= cutMs + INSTANT_MS);
-  const other = exits.find((exit) =>
+  const other = exitsOf(pod, openedMs).find((exit) =>
     exit.container !== pod.container && isEnd(exit) && pod.span(exit)[1] >= cutMs - INSTANT_MS / 2
   );
-  const sigtermMs = pod.sigterm?.atMs ?? null;
   const ending = {
     pod,
     cutMs,
@@ -1325,13 +1331,15 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
     unsure,
     ranOnMs,
     other,
+    sigtermMs: pod.sigterm?.atMs ?? null,
+    company,
   };
   // It surely lived on after a cut before SIGTERM; it surely died at the grace's end, however late we were told.
-  const outlived = deleted !== undefined && isBeforeSigterm({ ...ending, sigtermMs }, true) && ranOnMs > INSTANT_MS / 5;
+  const outlived = deleted !== undefined && isBeforeSigterm(ending, true) && ranOnMs > INSTANT_MS / 5;
   const killed = own && killedBy(pod, own);
   const atGrace = killed !== undefined && cutMs >= killed.atMs + killed.graceMs! - INSTANT_MS;
   const exit = own !== undefined && ((isEnd(own) && !outlived) || atGrace) ? own : undefined;
-  return { ...ending, sigtermMs, exit, company };
+  return { ...ending, exit };
 }
 
 /** Signals by which a process ends itself, by the exit code that they leave (128 + signal); 2 is what a Go panic leaves. */
@@ -1399,7 +1407,7 @@ const DIAGNOSES: Row[] = [
     return `${pod.name} was neither deleted nor restarted${nearestTo(pod, cutMs)}`;
   }],
   ["FORCE_DELETED", ({ pod, cutMs, exit }) => {
-    const deletions = pod.moments.filter(({ kind }) => kind === "deleted");
+    const deletions = deletionsOf(pod);
     const by = exit === undefined ? undefined : killedBy(pod, exit);
     const forced = deletions.find((one, index) =>
       one.graceMs === 0 || (index > 0 && one === by && one.graceMs! <= 1000)
@@ -1439,7 +1447,7 @@ const DIAGNOSES: Row[] = [
   }],
   ["SIDECAR_ENDED", ({ pod, exit, other, ranOnMs, deleted, cutMs }) => {
     if (other === undefined || !pod.sidecars.includes(other.container!)) return undefined;
-    const own = exit ?? exitsOf(pod, cutMs).find(({ container }) => container === pod.container);
+    const own = exit ?? ownExitsOf(pod, cutMs)[0];
     const after = `${other.text} ${duration(Math.max(0, other.atMs - deleted!.atMs))} after the deletion`;
     if (ranOnMs > INSTANT_MS / 5) return `${after}, ${pod.container} ran on`;
     if (own?.stampMs === undefined || other.stampMs === undefined) return undefined;
@@ -1508,7 +1516,7 @@ function isBefore(pod: Pod, exit: Moment, deleted: Moment): boolean {
 
 /** Whether the session ended before SIGTERM came: as it looks; or surely, however late the deletion was read. */
 function isBeforeSigterm(
-  { pod, deleted, sigtermMs, cutMs, silent }: Pick<Ending, "pod" | "deleted" | "sigtermMs" | "cutMs" | "silent">,
+  { pod, deleted, sigtermMs, cutMs, silent }: Omit<Ending, "exit">,
   surely: boolean,
 ): boolean {
   if (silent || sigtermMs === null) return false;
@@ -1647,7 +1655,7 @@ export function suspects(handover: Handover, pod: Pod | undefined): Cause[] | nu
   const { symptom, endedMs } = handover;
   if (symptom === null || endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
   const ending = endingOf(handover, pod, ALONE);
-  const seen = exitsOf(pod, ending.openedMs).find(({ container }) => container === pod.container);
+  const [seen] = ownExitsOf(pod, ending.openedMs);
   return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending, seen));
 }
 
@@ -1706,19 +1714,19 @@ export class UserError extends Error {}
 /** One row of a settings table, its flag derived: DRAIN_TIMEOUT_MS is --drain-timeout. `parse` throws `RangeError` with the rule. */
 export function setting<T>(env: string, fallback: string, parse: (text: string) => T, meaning: string) {
   const flag = env.replace(/^SERVER_|_(MS|BYTES)$/g, "").toLowerCase().replaceAll("_", "-");
-  return { flag, env, fallback, parse, meaning, many: false, separator: "," };
+  return { flag, env, fallback, parse, meaning, many: false, separator: ",", secret: false };
 }
 
-/** A row whose flag may be repeated; in the environment its values are separated by commas, or as it says. */
+/** A row whose flag may be repeated; in the environment its values are separated by commas, or as it says. No error shows a secret. */
 export function settingList<T>(
   env: string,
   fallback: string,
   parse: (text: string) => T,
   meaning: string,
-  separator = ",",
+  { separator = ",", secret = false } = {},
 ) {
   const list = (text: string): T[] => text === "" ? [] : text.split(separator).map((part) => parse(part.trim()));
-  return { ...setting(env, fallback, list, meaning), many: true, separator };
+  return { ...setting(env, fallback, list, meaning), many: true, separator, secret };
 }
 
 type Table = Record<string, ReturnType<typeof setting<unknown>>>;
@@ -1803,7 +1811,7 @@ export function readSettings<T extends Table>(
   if (given["version"]) return void process.stdout.write(`${VERSION}\n`);
 
   const values: Record<string, unknown> = { switches: new Set(Object.keys(switches).filter((name) => given[name])) };
-  for (const [key, { flag, env, fallback, parse, many, separator }] of Object.entries(table)) {
+  for (const [key, { flag, env, fallback, parse, many, separator, secret }] of Object.entries(table)) {
     const flagged = Array.isArray(given[flag]) && !many ? given[flag].at(-1) : given[flag]; // the last one wins
     if (flagged === false || [flagged].flat().includes("")) throw new UserError(`--${flag} needs a value: see --help`);
     const text = flagged === undefined ? process.env[env] || fallback : [flagged].flat().join(separator);
@@ -1812,8 +1820,7 @@ export function readSettings<T extends Table>(
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       const name = flagged === undefined ? env : `--${flag}`;
-      // A header's value is a secret more often than not.
-      const shown = env === "HEADER" ? "" : `: current value is '${withoutSecrets(text)}'`;
+      const shown = secret ? "" : `: current value is '${withoutSecrets(text)}'`;
       throw new UserError(`${name} ${error.message}${shown}`);
     }
   }

@@ -367,7 +367,7 @@ function startWatch(t: TestContext, untilMs: number, isRouted = true) {
   const meet = (kind: string | undefined, server = url, agoMs = 0) => {
     const ledger = Object.assign(new Ledger(url, "v1", 1000), { server });
     if (kind === undefined) Object.assign(ledger, { instance: "a", openedAt: performance.now() });
-    const metNobody = ["refused", "reset", "timeout", "502", "bounced"].includes(kind ?? "");
+    const metNobody = ["refused", "reset", "timeout", "502", "503", "bounced"].includes(kind ?? "");
     const failure = kind === undefined ? undefined : { kind, message: "", metNobody };
     watch.noteMeeting({ ledger, dialledAt: performance.now() - agoMs } as Session, failure);
   };
