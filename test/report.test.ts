@@ -592,7 +592,12 @@ describe("the report", { skip, concurrency: 3 }, () => {
     }
     await assertAccessible(tab);
     assert.equal(await countPages(tab), 1);
+    // As words go on a slow day: they do not fit beside the lane's name.
+    result.handovers[0]!.silenceMs = 754_321;
     const narrow = await openReport(t, result, { width: 360 });
+    const past = `[...document.querySelectorAll("#timeline .lane-name")].map((name) =>
+      name.getBoundingClientRect().right - document.querySelector("#timeline").getBoundingClientRect().right)`;
+    assert.ok(Math.max(...await narrow.evaluate<number[]>(past)) <= 0, "a lane's name ends outside of the picture");
     await assertFits(narrow, 360);
     assert.deepEqual(await overlaps(narrow), []);
   });
