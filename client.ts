@@ -12,7 +12,7 @@
 import { accessSync, constants, createReadStream, readFileSync } from "node:fs";
 import { type IncomingMessage, type Server, type ServerResponse, validateHeaderValue } from "node:http";
 import type { Socket } from "node:net";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import type { SecureContextOptions } from "node:tls";
@@ -20,14 +20,15 @@ import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  type Answer, backoffMs, byLabel, type Cause, CAUSES, checkCertificates, checkPair, closeCode, closeReason, Cluster,
-  companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode, diagnose, duration, encode, END_LATE_MS,
-  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isSteady, judge,
+  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, type Cause, CAUSES, checkCertificates, checkPair,
+  closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
+  describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, duration, encode, END_LATE_MS,
+  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
-  milliseconds, type Moment, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseToken, type Pod,
-  podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial, REMEDIES, reportPod,
-  RULES, run, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL, type Symptom, timestamp,
-  suspects, toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when,
+  milliseconds, type Moment, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseDialect, parseToken,
+  type Pod, podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial,
+  REMEDIES, reportPod, type Rule, RULES, run, serverIn, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL,
+  suspects, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when, wireOf,
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
@@ -45,6 +46,9 @@ export const DISRUPTIONS = ["none", "watch", "delete", "evict", "rollout", "scal
 /** Where kubelet mounts a pod's token, renewed as it ages (Kubernetes: Configure Service Accounts for Pods). */
 const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/** Values that may have commas in them, and that no error shows. */
+const SECRETS = { separator: "\n", secret: true };
+
 /** Every setting of the client; the table of docs/settings.md and --help say the same. */
 export const SETTINGS = {
   url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
@@ -55,33 +59,68 @@ export const SETTINGS = {
   dialect: setting(
     "DIALECT",
     "auto",
-    oneOf("auto", "v1", "plain"),
-    "auto (v1 once HELLO comes, else plain), v1, or plain",
+    dialectName,
+    "auto (v1 once HELLO comes, else what the first message betrays, else plain), a name, or a .json file",
   ),
   subprotocol: settingList(
     "SUBPROTOCOL",
     "",
     subprotocol,
-    "subprotocols to offer instead of ours; repeatable; then it speaks plain",
+    "subprotocols to offer instead of the dialect's; repeatable",
   ),
   header: settingList(
     "HEADER",
     "",
     header,
     "'Name: value' for the upgrade; repeatable; @FILE as the value reads it from there",
-    { separator: "\n", secret: true },
+    SECRETS,
   ),
+  say: settingList(
+    "DIALECT_SAY",
+    "",
+    fileOrText,
+    "what to say once open, in order; repeatable; hex: for binary; @FILE",
+    SECRETS,
+  ),
+  ready: setting(
+    "DIALECT_READY",
+    "",
+    String,
+    "pattern of the message from which on a session counts; default: the upgrade",
+  ),
+  reply: settingList(
+    "DIALECT_REPLY",
+    "",
+    reply,
+    "'REGEX=TEXT': what to answer to what; $1 is its group; repeatable",
+    SECRETS,
+  ),
+  heartbeat: setting("DIALECT_HEARTBEAT", "", String, "'TEXT@25s': what to say how often"),
+  notice: setting(
+    "DIALECT_NOTICE",
+    "",
+    String,
+    "pattern of the message that announces a shutdown: then it is expected",
+  ),
+  farewell: setting("DIALECT_FAREWELL", "", String, "pattern of the message that ends one: then it is expected"),
+  sequence: setting(
+    "DIALECT_SEQUENCE",
+    "",
+    String,
+    "pattern with one group, a number that rises by one: then none may be missing",
+  ),
+  serverName: setting("DIALECT_SERVER_NAME", "", String, "pattern with one group, or header:NAME: who answers"),
   pingIntervalMs: setting(
     "PING_INTERVAL_MS",
     "",
     pingInterval,
-    "plain: ms between pings; default: a third of --silence-timeout; 0 = none",
+    "not v1: ms between pings; default: a third of --silence-timeout; 0 = none",
   ),
   maxMessageBytes: setting(
     "MAX_MESSAGE_BYTES",
     "1048576",
     integer(1024, 2 ** 30),
-    "largest message that the plain dialect takes; v1 has 64 KiB",
+    "largest message that other dialects take; v1 has 64 KiB",
   ),
   connectTimeoutMs: setting("CONNECT_TIMEOUT_MS", "5000", milliseconds(1, 100), "ms from dial to HELLO"),
   silenceTimeoutMs: setting("SILENCE_TIMEOUT_MS", "10000", milliseconds(1, 100), "ms without DATA: dead"),
@@ -89,12 +128,17 @@ export const SETTINGS = {
   backoffBaseMs: setting("BACKOFF_BASE_MS", "100", milliseconds(0), "redial n waits at random up to this × 2ⁿ"),
   backoffCapMs: setting("BACKOFF_CAP_MS", "5000", milliseconds(0), "longest wait before a redial, in ms"),
   maxReconnectMs: setting("MAX_RECONNECT_MS", "5000", milliseconds(0, 100), "ms that a reconnect may be delayed"),
-  expect: settingList("EXPECT", "", oneOf(...RULES), "rules that count, by commas; default: all; plain: clean,moved"),
+  expect: settingList(
+    "EXPECT",
+    "",
+    oneOf(...RULES),
+    "rules that count, by commas; default: all; others than v1: clean,moved and those with a pattern",
+  ),
   expectCode: settingList(
     "EXPECT_CODE",
     "",
     closeCode(1005),
-    "clean close codes; default: 1001; plain: 1001,1012; 1005: a frame without one",
+    "clean close codes; default: the dialect's (v1: 1001; plain: 1001,1012); 1005: a frame without one",
   ),
   handovers: setting("HANDOVERS", "0", integer(0, 1_000_000_000), "stop when so many were judged; 0 = never"),
   timeoutMs: setting("TIMEOUT_MS", "0", milliseconds(0, 1000), "stop after so many ms; 0 = never"),
@@ -168,9 +212,10 @@ const STALE_ADDRESS_MS = 30_000;
 const ELSEWHERE = 5;
 /** How many cuts are remembered, to see which came at once. */
 const KEPT_CUTS = 200;
-/** So many sessions of one slot in a row, as old as each other within this factor, were turned away. */
+/** So many sessions of one slot in a row, as old as each other within this factor, were turned away; with a graceful code this. */
 const TURNED_AWAY = 3;
 const EVEN = 1.3;
+const SAME = 1.05;
 
 /** How long a drill waits for a workload whose pods are not all ready. */
 const SETTLE_TIMEOUT_MS = 120_000;
@@ -208,6 +253,8 @@ export interface Result {
   };
   counts: { graceful: number; failed: number; unfinished: number };
   symptoms: Partial<Record<Symptom, SymptomCount>>;
+  /** The rules that count where none were asked for, by the dialects that were met. */
+  expected: Record<string, readonly Rule[]>;
   reconnect: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   silence: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   failedDials: Record<string, number>;
@@ -309,12 +356,16 @@ export class Run {
     this.#settings = settings;
     this.#log = createLog("client", settings.logFormat, () => this.#status(), () => settings.sessions);
     const access = followAccess(settings, this.#log);
-    const own = Object.fromEntries(settings.header.map(([name, value]) => [name.toLowerCase(), value]));
+    const dialect = chooseDialect(settings);
+    const said = [...Object.entries(dialect.headers), ...settings.header];
+    const own = Object.fromEntries(said.map(([name, value]) => [name.toLowerCase(), value]));
     const dial: Dial = (url, owner, headers, refusals = 0, cookies) =>
       new Session({
         url,
         owner,
         settings,
+        dialect,
+        isAuto: settings.dialect === "auto",
         lateness: this.#lateness,
         access: { ...access.tls, headers: { ...own, ...headers, ...access.authorization(refusals) } },
         podAt: (socket) => this.#watch?.podAt(socket),
@@ -402,7 +453,9 @@ export class Run {
     if (this.#fatal !== undefined) return { result, error: this.#fatal };
     if (this.#journal.opened > 0) return { result };
     const dials = this.#journal.dialsInWords() || "no dial finished";
-    return { result, error: `Never connected to ${url.join(", ")}: ${dials}` };
+    const { refusal } = this.#journal;
+    const why = refusal === undefined ? "" : `; ${printable(refusal.message)}: ${refusal.answer}`;
+    return { result, error: `Never connected to ${url.join(", ")}: ${dials}${why}` };
   }
 
   // ---- What the slots, the drill and the page ask or tell
@@ -423,25 +476,35 @@ export class Run {
     const dials = sum(failedDials);
     if (opened > 0 || dials < MAX_UNAUTHORIZED || failedDials["401"] !== dials) return;
     const { tokenFile } = this.#settings;
-    const advice = tokenFile === "" ? "it needs a token, see --token-file" : `see --token-file ${tokenFile}`;
+    const advice = tokenFile === "" ? REFUSALS["401"] : `see --token-file ${tokenFile}`;
     this.#fatal = `${url} refuses every dial with 401: ${advice}`;
     this.#stop.abort("401");
   }
 
   /** A server that ends one session after the other at the same age turns us away: nothing is being shut down. */
-  #noteTurnedAway({ slot, symptom, code, reason, openedMs, endedMs, from }: Handover): void {
+  #noteTurnedAway(
+    { slot, symptom, verdict, dialect, code, reason, openedMs, endedMs, noticeMs, ...way }: Handover,
+  ): void {
+    const { from, to, failedDials } = way;
     const ended = `${code} ${printable(reason)}`.trimEnd();
-    const before = this.#wrongEnds.get(slot);
-    if (symptom !== "WRONG_CLOSE_CODE" || openedMs === null || endedMs === null) {
+    // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
+    const isWrong = symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY";
+    const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to &&
+      sum(failedDials) === 0;
+    if ((!isWrong && !isOdd) || code === null || openedMs === null || endedMs === null) {
       return void this.#wrongEnds.delete(slot);
     }
+    const before = this.#wrongEnds.get(slot);
     const livedMs = [...before?.ended === ended ? before.livedMs : [], endedMs - openedMs].slice(-TURNED_AWAY);
     this.#wrongEnds.set(slot, { ended, livedMs });
     const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
-    if (livedMs.length < TURNED_AWAY || longest > EVEN * shortest || this.#api !== undefined) return;
-    this.#fatal =
-      `${from} ends every session by itself with ${ended}, after ${duration(livedMs.at(-1)!)} each: it may want ` +
-      `a subprotocol (--subprotocol), a header (--header), or a greeting or answer that this client does not give`;
+    if (livedMs.length < TURNED_AWAY || longest > (isWrong ? EVEN : SAME) * shortest) return;
+    if (this.#api !== undefined || (!isWrong && this.#watch !== undefined)) return; // the evidence decides
+    const answer = answerTo(code, reason, []) ??
+      "it may want a subprotocol (--subprotocol), a header (--header), or a greeting or answer (--dialect, --say, --reply)";
+    this.#fatal = `${from} ends every session by itself with ${ended}, after ${
+      duration(livedMs.at(-1)!)
+    } each: ${answer}`;
     this.#stop.abort("turned away");
   }
 
@@ -471,6 +534,7 @@ export class Run {
       isRouted: evidence === "" || url.length === 1,
       onDiagnosed: (handover) => this.#journal.explain(handover),
       onOpen: (handover) => this.#journal.suspect(handover),
+      onTurnedAway: (handover) => this.#journal.turnAway(handover),
     });
     const observer = {
       observe: watch.observe.bind(watch),
@@ -643,6 +707,7 @@ export class Run {
       messages,
       counts: { ...counts },
       symptoms,
+      expected: this.#journal.expected,
       reconnect,
       silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
       failedDials,
@@ -656,6 +721,9 @@ export class Run {
         ...this.#settings,
         url: url.map(redactUrl),
         header: this.#settings.header.map(([name]): [string, string] => [name, "…"]),
+        say: this.#settings.say.map(() => "…"),
+        reply: this.#settings.reply.map(([pattern]): [string, string] => [pattern, "…"]),
+        heartbeat: this.#settings.heartbeat && "…",
       },
       handovers,
     };
@@ -677,6 +745,14 @@ export class Run {
       const text = `this client itself was late by up to ${duration(witness.maxMs)}: taken off, which decided ` +
         `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
       findings.push({ name: "WITNESS_SLOW", text });
+    }
+    const away = handovers.find(({ symptom }) => symptom === "TURNED_AWAY");
+    if (away !== undefined) {
+      const { from, code, reason, openedMs, endedMs } = away;
+      const answer = answerTo(code ?? undefined, reason, []) ?? "nothing was being shut down";
+      const text = `${from} ended a session by itself with ${`${code} ${reason}`.trimEnd()} after ` +
+        `${duration((endedMs ?? 0) - (openedMs ?? 0))}: ${answer}`;
+      findings.push({ name: "TURNED_AWAY", text });
     }
     if (failedDials[OWN_LIMIT] !== undefined) {
       const text =
@@ -710,7 +786,11 @@ export class Journal {
   readonly counts: Result["counts"] = { graceful: 0, failed: 0, unfinished: 0 };
   readonly lost = { down: 0, up: 0 };
   readonly symptoms: Result["symptoms"] = {};
+  /** The rules that count by default, by the dialects that were met. */
+  readonly expected: Record<string, readonly Rule[]> = {};
   readonly failedDials: Record<string, number> = {};
+  /** What the last failed dial was told, and what may answer it. */
+  refusal: { message: string; answer: string } | undefined;
   /** In how many handovers our own lateness decided, and how large it was at most. */
   readonly witness = { decided: 0, maxMs: 0 };
   readonly handovers: Handover[] = [];
@@ -728,7 +808,8 @@ export class Journal {
 
   enterOpened({ dialect }: Ledger): void {
     this.opened++;
-    this.#isNumbered ||= dialect === "v1";
+    this.#isNumbered ||= dialect.expect.includes("complete");
+    this.expected[dialect.name] = dialect.expect;
   }
 
   enterFailedDial(kind: string): void {
@@ -768,13 +849,25 @@ export class Journal {
       this.witness.decided++;
       this.witness.maxMs = Math.max(this.witness.maxMs, lateMs);
     }
-    if (symptom !== null) {
-      const entry = this.symptoms[symptom] ??= { count: 0, servers: [], causes: {} };
-      entry.count++;
-      if (entry.servers.length < 10 && !entry.servers.includes(from)) entry.servers.push(from);
-    }
+    if (symptom !== null) this.#countSymptom(symptom, from);
     this.handovers.push(handover);
     if (this.handovers.length >= 2 * kept) this.handovers.splice(0, kept);
+  }
+
+  #countSymptom(symptom: Symptom, from: string): void {
+    const entry = this.symptoms[symptom] ??= { count: 0, servers: [], causes: {} };
+    entry.count++;
+    if (entry.servers.length < 10 && !entry.servers.includes(from)) entry.servers.push(from);
+  }
+
+  /** A handover that turned out to be none: its server ended the session, and lived on. */
+  turnAway(handover: Handover): void {
+    const { symptom, verdict, from, rules } = handover;
+    this.counts[verdict]--;
+    this.counts.failed++;
+    if (symptom !== null && --this.symptoms[symptom]!.count === 0) delete this.symptoms[symptom];
+    Object.assign(handover, { verdict: "failed", symptom: "TURNED_AWAY", rules: { ...rules, clean: "fail" } });
+    this.#countSymptom("TURNED_AWAY", from);
   }
 
   /** A handover whose cause has become known. */
@@ -983,7 +1076,7 @@ export class Slot implements SessionOwner {
     // A first session lives once it has said something; a move also counts only when it has stayed.
     if (from === undefined) {
       await this.#until(() =>
-        session.isOver || session.hasStayed || ledger.firstDataAt !== undefined || ledger.dialect === "v1"
+        session.isOver || session.hasStayed || ledger.firstDataAt !== undefined || ledger.dialect.isFramed
       );
     } else await this.#until(() => session.isOver || from.isOver);
     if (!session.isOver) this.#produceOn(session, from);
@@ -994,20 +1087,22 @@ export class Slot implements SessionOwner {
     this.#confirm(session);
     const { closeCode, closeReason } = ledger;
     const how = closeCode === undefined ? "without a close frame" : `with ${closeCode} ${closeReason}`.trimEnd();
-    return { kind: "bounced", message: `upgraded, and ended at once ${how}`, metNobody: true };
+    const answer = answerTo(closeCode, closeReason, []);
+    return { kind: "bounced", message: `upgraded, and ended at once ${how}`, metNobody: true, answer };
   }
 
   #isBounced(session: Session): boolean {
     return (session.isOver || session.isClosing) && !session.hasStayed;
   }
 
-  #noteFailure(url: string, { kind, message }: Failure, redial: Redial): void {
+  #noteFailure(url: string, { kind, message, answer }: Failure, redial: Redial): void {
     const { journal, log, onFailedDial } = this.#context;
     redial.dialledAt = undefined;
     // What we ourselves could not do proves nothing.
     if (kind !== OWN_LIMIT) redial.downUntil = performance.now();
     redial.failed[kind] = (redial.failed[kind] ?? 0) + 1;
     journal.enterFailedDial(kind);
+    if (answer !== undefined) journal.refusal = { message, answer };
     log.each("dial-failed", () => [
       `slot ${this.number} to ${url}: ${message}`,
       { slot: this.number, url, kind },
@@ -1063,7 +1158,7 @@ export class Slot implements SessionOwner {
   /** First what earlier sessions left unconfirmed, with its numbers; then a new message at once and one every interval. */
   #produceOn(session: Session, from: Session | undefined): void {
     if (from !== undefined) this.#confirm(from);
-    if (this.#isStopped || session.ledger.dialect === "plain" || session.isTold || !session.isOpen) return;
+    if (this.#isStopped || !session.ledger.dialect.isFramed || session.isTold || !session.isOpen) return;
     for (let seq = this.#confirmed + 1; seq <= this.#lastSeq; seq++) this.#send(session, seq, true);
     clearInterval(this.#production);
     this.#producing = session;
@@ -1100,7 +1195,7 @@ export class Slot implements SessionOwner {
   // ---- What its sessions tell
 
   sessionOnOpen({ ledger }: Session): void {
-    const { server, session, instance, dialect } = ledger;
+    const { server, session, instance, dialect: { name: dialect } } = ledger;
     const labels = { slot: this.number, server, session, instance, dialect };
     this.#context.log.each("session-opened", () => [`slot ${this.number} on ${server}, ${dialect}`, labels]);
     this.#look();
@@ -1196,6 +1291,8 @@ export interface Failure {
   message: string;
   /** Whether it may have met a server that is ending, which could not say who it is. */
   metNobody: boolean;
+  /** What may answer the server's refusal, where it is one. */
+  answer?: string | undefined;
 }
 
 /** Whom a session tells what happens to it; each is told after the ledger knows. */
@@ -1219,14 +1316,11 @@ export interface SessionOptions {
   owner: SessionOwner;
   settings: Pick<
     Settings,
-    | "dialect"
-    | "subprotocol"
-    | "connectTimeoutMs"
-    | "silenceTimeoutMs"
-    | "payloadBytes"
-    | "pingIntervalMs"
-    | "maxMessageBytes"
+    "connectTimeoutMs" | "silenceTimeoutMs" | "payloadBytes" | "pingIntervalMs" | "maxMessageBytes"
   >;
+  /** What it speaks; with `isAuto` only unless HELLO comes, or the first message betrays another one. */
+  dialect: Dialect;
+  isAuto?: boolean;
   /** Whether the server may be offered a subprotocol: some refuse the offer itself. */
   offers?: boolean;
   /** The cookies of whoever dials, as a browser keeps them. */
@@ -1254,28 +1348,38 @@ export class Session {
   #closingAt: number | undefined;
   #watchdog: NodeJS.Timeout;
   #pings: NodeJS.Timeout | undefined;
+  #heartbeat: NodeJS.Timeout | undefined;
+  readonly #dialect: Dialect;
+  /** Nothing has come yet that could show another dialect. */
+  #isAuto: boolean;
   /** It selected our subprotocol, as many do with whatever is offered: HELLO is still to say that it means it. */
   #isGuess = false;
   #upgradedAt = 0;
-  readonly #isOffering: boolean;
+  readonly #offered: readonly string[];
   readonly #pingsMs: number;
-  /** Of a plain server: when its last message came, the pauses before the latest of them, and whether it answers pings. */
+  /** Its name, as the answer to the upgrade or the pods have it. */
+  #serverName: string | undefined;
+  /** Of a server without frames: when its last message came, the pauses before the latest of them, and whether it answers pings. */
   readonly #pace: { lastAt: number | undefined; pauses: number[]; pongs: boolean } = {
     lastAt: undefined,
     pauses: [],
     pongs: false,
   };
 
-  constructor({ url, owner, settings, access, lateness, podAt, offers = true, cookies }: SessionOptions) {
+  constructor({ url, owner, settings, dialect, isAuto = false, access, lateness, podAt, ...more }: SessionOptions) {
+    const { offers = true, cookies } = more;
     this.#pingsMs = settings.pingIntervalMs ?? Math.max(1, Math.round(settings.silenceTimeoutMs / 3));
-    this.ledger = new Ledger(url, "plain", Infinity);
+    this.ledger = new Ledger(url, dialect, Infinity);
     this.ledger.server = redactUrl(url);
     this.#owner = owner;
     this.#settings = settings;
+    this.#dialect = dialect;
+    this.#isAuto = isAuto;
     this.#lateness = lateness;
     const options: ClientOptions & { closeTimeout: number } = {
-      perMessageDeflate: false,
-      maxPayload: settings.dialect === "v1" ? MAX_MESSAGE_BYTES : settings.maxMessageBytes,
+      // As a browser does: whoever compresses may. Our own server does not.
+      perMessageDeflate: !dialect.isFramed,
+      maxPayload: dialect.isFramed ? MAX_MESSAGE_BYTES : settings.maxMessageBytes,
       closeTimeout: MAX_TIMER_MS, // ours is #watch, which knows how late we are ourselves
       ...access,
     };
@@ -1284,10 +1388,9 @@ export class Session {
     const { cookie: given, ...others } = { cookie: undefined, ...access.headers } as Record<string, string | undefined>;
     const cookie = [given, cookies?.for(hostname)].filter((one) => one).join("; ");
     if (cookie !== "") options.headers = { ...others, cookie } as Record<string, string>;
-    const own = settings.dialect === "plain" || !offers ? [] : [SUBPROTOCOL];
-    const offered = settings.subprotocol.length > 0 ? settings.subprotocol : own;
-    this.#isOffering = offered.length > 0;
-    const ws = this.#ws = new WebSocket(url, offered, options);
+    const wanted = isAuto && dialect.subprotocol.length === 0 ? [SUBPROTOCOL] : [...dialect.subprotocol];
+    const offered = this.#offered = offers ? wanted : [];
+    const ws = this.#ws = new WebSocket(url, [...offered], options);
     const keepCookies = ({ headers }: IncomingMessage) => cookies?.enter(hostname, headers["set-cookie"]);
     ws.on("upgrade", keepCookies).on("upgrade", (response) => this.#onUpgrade(response, podAt));
     ws.on("unexpected-response", (_request, response) => {
@@ -1297,7 +1400,7 @@ export class Session {
     ws.on("open", () => this.#onUpgraded());
     ws.on("message", (data, isBinary) => this.#onMessage(data, isBinary));
     ws.on("pong", () => {
-      if (this.ledger.dialect !== "plain" || !this.isOpen) return;
+      if (this.ledger.dialect.isFramed || !this.isOpen) return;
       this.#pace.pongs = true;
       this.#receive({ type: "TEXT", text: "" });
       this.#learnLife();
@@ -1370,58 +1473,69 @@ export class Session {
   // ---- The way in
 
   #onUpgrade({ headers, socket }: IncomingMessage, podAt: SessionOptions["podAt"]): void {
-    const { ledger } = this;
     this.#socket = socket;
-    const pod = podAt?.(socket);
-    const { dialect, subprotocol } = this.#settings;
-    const isOurs = subprotocol.length === 0 && headers["sec-websocket-protocol"] !== undefined;
-    if (isOurs) ledger.dialect = "v1";
-    if (pod !== undefined && !(isOurs && dialect === "v1")) {
-      [ledger.server, ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
-    }
-    this.#isGuess = isOurs && dialect === "auto";
-    // ws refuses a server that selects none of the subprotocols on offer; here that server speaks plain text.
-    if (this.#isOffering && (dialect !== "v1" || subprotocol.length > 0)) {
-      headers["sec-websocket-protocol"] ??= subprotocol[0] ?? SUBPROTOCOL;
-    }
+    const { isFramed, serverHeader = "" } = this.#dialect;
+    const pod = isFramed ? undefined : podAt?.(socket);
+    if (pod !== undefined) [this.ledger.server, this.ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
+    this.#serverName = [headers[serverHeader]].flat()[0];
+    this.#isGuess = this.#isAuto && headers["sec-websocket-protocol"] === SUBPROTOCOL;
+    // ws refuses a server that selects none of the subprotocols on offer; only v1 insists on it.
+    if (this.#offered.length > 0 && !isFramed) headers["sec-websocket-protocol"] ??= this.#offered[0]!;
   }
 
   #onUpgraded(): void {
     this.#upgradedAt = performance.now();
     // After ws's own listener: whether what came began the closing handshake, of which ws does not tell.
     this.#socket!.on("data", () => this.#noteClosing());
-    if (this.ledger.dialect === "plain") this.#openPlain();
-    else this.#watch(); // HELLO is to come
+    if (this.#isGuess || this.#dialect.isFramed) this.#watch(); // HELLO is to come
+    else this.#begin(this.#dialect);
   }
 
-  #openPlain(): void {
-    const { ledger } = this;
-    ledger.dialect = "plain";
+  /** Speaks a dialect from now on; the session counts at once, or from the message on that makes it ready. */
+  #begin(dialect: Dialect): void {
     this.#isGuess = false;
-    this.#receive({ type: "OPEN" });
+    this.ledger.dialect = dialect;
+    for (const text of dialect.open) this.#say(text);
+    if (dialect.ready === undefined && this.isDialling) this.#open(this.#serverName);
+    else this.#watch();
+  }
+
+  /** The session counts from now on. */
+  #open(server?: string): void {
+    const { heartbeat } = this.ledger.dialect;
+    this.#receive({ type: "OPEN", server });
     this.#learnLife();
+    if (heartbeat !== undefined) this.#heartbeat = setInterval(() => this.#say(heartbeat.text), heartbeat.everyMs);
     if (this.#pingsMs === 0) return;
     this.#ws.ping();
     this.#pings = setInterval(() => this.#ws.ping(), this.#pingsMs);
   }
 
-  #onRefusal({ statusCode = 0 }: IncomingMessage): void {
+  #say(text: string): void {
+    if (this.#ws.readyState === this.#ws.OPEN) this.#ws.send(wireOf(text), ignore);
+  }
+
+  #onRefusal({ statusCode = 0, headers }: IncomingMessage): void {
+    const where = headers.location === undefined ? "" : ` to ${redactUrl(headers.location)}`;
+    const kind = String(statusCode);
+    const answer = statusCode >= 300 && statusCode < 400 ? "--url where it leads" : REFUSALS[kind];
     // In a server's name a proxy answers 502 or 504.
-    this.#fail(String(statusCode), `HTTP ${statusCode}`, [502, 503, 504].includes(statusCode));
+    this.#fail(kind, `HTTP ${statusCode}${where}`, [502, 503, 504].includes(statusCode), answer);
   }
 
   #onError(error: Error & { code?: string }): void {
     const message = error.message || String(error.code);
-    if (this.#state === "dialling") this.#fail(DIAL_ERRORS[error.code ?? ""] ?? "other", message);
-    else {
-      this.#noteInvalid(message);
-      this.#noteClosing(); // ws closes it
-    }
+    if (this.#state === "dialling") return this.#fail(DIAL_ERRORS[error.code ?? ""] ?? "other", message);
+    // A code that nobody may send is still the server's end of the session: Deno's abort sends 1005 itself.
+    const code = error.code === "WS_ERR_INVALID_CLOSE_CODE" ? /\d+$/.exec(message)?.[0] : undefined;
+    if (code === undefined) this.#noteInvalid(message);
+    else observe(this.ledger, { type: "CLOSE_FRAME", code: Number(code), reason: "" }, performance.now());
+    this.#noteClosing(); // ws closes it
   }
 
   /** The first failure counts, what follows from it does not. */
-  #fail(kind: string, message: string, metNobody = MET_NOBODY.includes(kind)): void {
-    this.failure ??= { kind, message, metNobody };
+  #fail(kind: string, message: string, metNobody = MET_NOBODY.includes(kind), answer?: string): void {
+    this.failure ??= { kind, message, metNobody, answer };
     if (this.#ws.readyState !== this.#ws.CLOSED) this.#ws.terminate();
   }
 
@@ -1429,26 +1543,49 @@ export class Session {
 
   #onMessage(data: RawData, isBinary: boolean): void {
     if (this.#ws.readyState !== this.#ws.OPEN) return; // we have closed it
-    const text = isBinary ? "(binary)" : data.toString();
-    if (this.#isGuess && !isHello(text)) this.#openPlain();
-    if (this.ledger.dialect === "plain") {
-      this.#notePace();
-      return this.#receive({ type: "TEXT", text: text === "" ? "(empty)" : text });
-    }
-    this.#isGuess = false;
-    const { byteLength } = data as Buffer;
-    if (byteLength > MAX_MESSAGE_BYTES) {
-      return this.#complain(1009, `Cannot accept a message of ${grouped(byteLength)} bytes: v1 has 64 KiB at most`);
-    }
-    if (isBinary) return this.#complain(1003, "Cannot accept a binary message: frames are JSON text");
     try {
-      const frame = decode(text);
-      if (frame.type === "ACK") throw new SyntaxError("Cannot accept ACK frame: only the client sends it");
-      this.#receive(frame);
+      if (!this.ledger.dialect.isFramed) this.#hear(isBinary ? binaryText(data as Buffer) : data.toString());
+      else this.#accept(data as Buffer, isBinary);
     } catch (error) {
       if (!(error instanceof SyntaxError)) throw error;
       this.#complain(1007, error.message);
     }
+  }
+
+  /** A frame of v1. */
+  #accept(data: Buffer, isBinary: boolean): void {
+    if (data.byteLength > MAX_MESSAGE_BYTES) {
+      const size = grouped(data.byteLength);
+      return this.#complain(1009, `Cannot accept a message of ${size} bytes: v1 has 64 KiB at most`);
+    }
+    if (isBinary) return this.#complain(1003, "Cannot accept a binary message: frames are JSON text");
+    const frame = decode(data.toString());
+    if (frame.type === "ACK") throw new SyntaxError("Cannot accept ACK frame: only the client sends it");
+    this.#receive(frame);
+  }
+
+  /** A message of another dialect; the first one may show which it is. */
+  #hear(text: string): void {
+    if (this.#isGuess && isHello(text)) {
+      this.#isAuto = this.#isGuess = false;
+      this.ledger.dialect = dialectNamed("v1");
+      return this.#receive(decode(text) as Frame);
+    }
+    const other = this.#isAuto ? betrayed(text) : undefined;
+    this.#isAuto = false;
+    if (other !== undefined || this.#isGuess) this.#begin(other ?? this.#dialect);
+    const { dialect } = this.ledger;
+    for (const [pattern, answer] of dialect.replies) {
+      const found = pattern(text);
+      if (found) this.#say(answer.replaceAll("$1", () => found[1] ?? ""));
+    }
+    if (this.isDialling) {
+      this.#serverName ??= serverIn(dialect, text);
+      if (!dialect.ready?.(text)) return;
+      this.#open(this.#serverName);
+    }
+    this.#notePace();
+    this.#receive({ type: "TEXT", text: text === "" ? "(empty)" : text });
   }
 
   #receive(event: SessionEvent): void {
@@ -1459,11 +1596,14 @@ export class Session {
       this.#watch(); // another patience
       return this.#owner.sessionOnOpen(this);
     }
-    this.#owner.sessionOnMessage(this, event.type === "DATA" || (event.type === "TEXT" && isMessage(event.text)));
+    this.#owner.sessionOnMessage(
+      this,
+      event.type === "DATA" || (event.type === "TEXT" && isMessage(ledger.dialect, event.text)),
+    );
     if (isTold || !this.isTold) return;
     this.#watch(); // another pace
     this.#owner.sessionOnNotice(this);
-    if (ledger.dialect === "v1") this.#send({ type: "ACK", lastSeq: ledger.sentLast });
+    if (ledger.dialect.isFramed) this.#send({ type: "ACK", lastSeq: ledger.sentLast });
   }
 
   #send(frame: Frame): void {
@@ -1511,7 +1651,7 @@ export class Session {
     if (this.#state === "dialling" && this.#isGuess) return HELLO_PATIENCE_MS - this.#elapsed(this.#upgradedAt);
     if (this.#state === "dialling") return connectTimeoutMs - this.#elapsed(this.dialledAt);
     const patienceMs = Math.max(silenceTimeoutMs, 3 * this.ledger.dueMs);
-    const isPaced = this.ledger.dialect === "plain" && this.#paceMs() !== undefined; // then a pong says nothing
+    const isPaced = !this.ledger.dialect.isFramed && this.#paceMs() !== undefined; // then a pong says nothing
     return patienceMs - (isPaced ? this.#elapsed(this.#pace.lastAt!) : this.silentMs);
   }
 
@@ -1523,7 +1663,7 @@ export class Session {
     this.#learnLife();
   }
 
-  /** A plain server's life is its messages where they have a pace, else its pongs; one that has neither lives by its socket. */
+  /** The life of a server without frames is its messages where they have a pace, else its pongs; one that has neither lives by its socket. */
   #learnLife(): void {
     const { ledger } = this;
     const before = ledger.dueMs;
@@ -1531,7 +1671,7 @@ export class Session {
     if (ledger.dueMs !== before) this.#watch(); // another patience
   }
 
-  /** The pause between a plain server's messages, where it is a regular one. */
+  /** The pause between its messages, where it is a regular one. */
   #paceMs(): number | undefined {
     const { pauses } = this.#pace;
     const longestMs = Math.max(...pauses);
@@ -1546,9 +1686,10 @@ export class Session {
 
   #giveOver(): void {
     if (this.#state === "over") return;
-    if (this.#isGuess) return this.#openPlain();
+    if (this.#isGuess) return this.#begin(this.#dialect);
     if (this.#state === "dialling") {
-      return this.#fail("timeout", `no HELLO within ${duration(this.#settings.connectTimeoutMs)}`);
+      const what = this.#socket !== undefined && this.#dialect.ready !== undefined ? "not ready" : "no HELLO";
+      return this.#fail("timeout", `${what} within ${duration(this.#settings.connectTimeoutMs)}`);
     }
     if (this.#closingAt === undefined) this.#owner.sessionOnSilent(this);
     this.#ws.terminate();
@@ -1558,23 +1699,28 @@ export class Session {
     const now = performance.now();
     clearTimeout(this.#watchdog);
     clearInterval(this.#pings);
+    clearInterval(this.#heartbeat);
     // ws swallows socket errors: only the socket tells FIN, reset and silence apart. An error after the FIN concerns our
     // own last words, not the server's.
     const { readableEnded = false, errored = null } = this.#socket ?? {};
     const isReset = !readableEnded && errored !== null;
-    if (this.#state === "dialling") this.#onClosedEarly(code, isReset);
+    if (this.#state === "dialling") this.#onClosedEarly(code, reason.toString(), isReset);
     else {
-      if (code !== 1006) observe(this.ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
+      if (code !== 1006 && this.ledger.closeCode === undefined) {
+        observe(this.ledger, { type: "CLOSE_FRAME", code, reason: reason.toString() }, now);
+      }
       observe(this.ledger, { type: "END", how: readableEnded ? "fin" : isReset ? "reset" : "silence" }, now);
     }
     this.#state = "over";
     this.#owner.sessionOnOver(this);
   }
 
-  #onClosedEarly(code: number, isReset: boolean): void {
+  #onClosedEarly(code: number, reason: string, isReset: boolean): void {
     const isUpgraded = this.#socket !== undefined;
     const kind = isUpgraded ? "bounced" : isReset ? "reset" : "other";
-    this.#fail(kind, `${isUpgraded ? "upgraded, then " : ""}closed with ${code} before HELLO`, isUpgraded);
+    const before = this.#dialect.ready === undefined ? "HELLO" : "it was ready";
+    const said = `${isUpgraded ? "upgraded, then " : ""}closed with ${`${code} ${reason}`.trimEnd()} before ${before}`;
+    this.#fail(kind, said, isUpgraded, answerTo(code, reason, []));
   }
 }
 
@@ -1705,6 +1851,7 @@ export class ClusterWatch {
   readonly #origin: number;
   readonly #onDiagnosed: (handover: Handover) => void;
   readonly #onOpen: (handover: Handover) => void;
+  readonly #onTurnedAway: (handover: Handover) => void;
   readonly #sessions: number;
   readonly #isRouted: boolean;
   #isDiagnosing = false;
@@ -1716,13 +1863,14 @@ export class ClusterWatch {
   /** The latest handovers without a farewell: what cuts sessions of several pods at once is none of these pods. */
   readonly #cuts: Handover[] = [];
 
-  constructor({ log, origin, sessions, isRouted, onDiagnosed, onOpen }: ClusterWatchOptions) {
+  constructor({ log, origin, sessions, isRouted, onDiagnosed, onOpen, onTurnedAway }: ClusterWatchOptions) {
     this.#log = log;
     this.#origin = origin;
     this.#sessions = sessions;
     this.#isRouted = isRouted;
     this.#onDiagnosed = onDiagnosed;
     this.#onOpen = onOpen;
+    this.#onTurnedAway = onTurnedAway;
   }
 
   close(): void {
@@ -1829,6 +1977,7 @@ export class ClusterWatch {
   }
 
   #explain(handover: Handover, pod: Pod | undefined, isComplete = true): void {
+    if (isComplete && isOnLivingPod(this.cluster, handover, pod)) return this.#onTurnedAway(handover);
     if (handover.symptom === null) return; // it moved in order
     const known = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
     const found = known?.cause === "NO_POD_EVENT" && !isComplete ? null : known;
@@ -1923,6 +2072,8 @@ export interface ClusterWatchOptions {
   onDiagnosed: (handover: Handover) => void;
   /** Told of each whose cause stays open, with what remains. */
   onOpen: (handover: Handover) => void;
+  /** Told of each session that was closed in order, although its pod was not ending. */
+  onTurnedAway: (handover: Handover) => void;
 }
 
 // ---- The drill: ends pods, waits until all is over, and leaves the workload as it was
@@ -2494,6 +2645,15 @@ const DIAL_ERRORS: Record<string, string> = {
   ENFILE: OWN_LIMIT,
 };
 
+/** What may answer a refusal, by its status. */
+const REFUSALS: Record<string, string> = {
+  "400": "--subprotocol or --dialect, or another path in --url",
+  "401": "it wants to know who is there: --token-file, or --header 'Cookie: …' or 'Authorization: …'",
+  "403": "--header 'Origin: …', a cookie, or a token",
+  "404": "another path in --url",
+  "426": "another path in --url, or --subprotocol",
+};
+
 /** Dials of these kinds may have met a pod that is no more. */
 const MET_NOBODY: readonly string[] = ["refused", "reset", "timeout"];
 
@@ -2541,15 +2701,71 @@ function subprotocol(text: string): string {
 function header(text: string): [name: string, value: string] {
   const [, name = "", said = ""] = /^([\w!#$%&'*+.^`|~-]+): *(.*)$/.exec(text) ?? [];
   if (name === "") throw new RangeError("must be 'Name: value'");
+  const value = fileOrText(said);
   try {
-    const value = said.startsWith("@") ? readFileSync(said.slice(1), "utf8").trim() : said;
     validateHeaderValue(name, value);
-    return [name, value];
+  } catch {
+    throw new RangeError(`cannot be used: ${name} has a character that no header may have`);
+  }
+  return [name, value];
+}
+
+/** Text as it was typed, or what a file has: secrets stay out of arguments. */
+function fileOrText(said: string): string {
+  if (!said.startsWith("@")) return said;
+  try {
+    return readFileSync(said.slice(1), "utf8").trim();
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new RangeError(
-      `cannot be used: ${code === "ERR_INVALID_CHAR" ? `${name} has a character that no header may have` : message}`,
-    );
+    throw new RangeError(`cannot be used: ${(error as Error).message}`);
+  }
+}
+
+/** A pattern and what answers it. */
+function reply(text: string): [pattern: string, answer: string] {
+  const at = text.indexOf("=");
+  if (at < 1) throw new RangeError("must be 'REGEX=TEXT'");
+  return [text.slice(0, at), fileOrText(text.slice(at + 1))];
+}
+
+/** `auto`, the name of a dialect, or a file that describes one. */
+function dialectName(text: string): string {
+  if (text === "auto" || DIALECTS.includes(text)) return text;
+  if (!text.endsWith(".json")) throw new RangeError(`must be auto, ${DIALECTS.join(", ")}, or a .json file`);
+  readDialect(text);
+  return text;
+}
+
+function readDialect(file: string): DialectParts {
+  try {
+    const parts = parseDialect(readFileSync(file, "utf8"));
+    return { ...parts, ...parts.open && { open: parts.open.map(fileOrText) } };
+  } catch (error) {
+    throw new RangeError(`cannot be used: ${error instanceof RangeError ? "it " : ""}${(error as Error).message}`);
+  }
+}
+
+/** The dialect that the settings describe, flags before what its name or file says. Throws `UserError`. */
+export function chooseDialect({ dialect: name, ...settings }: Settings): Dialect {
+  const { subprotocol, say, ready, reply, heartbeat, notice, farewell, sequence, serverName } = settings;
+  const given: DialectParts = {
+    ...subprotocol.length > 0 && { subprotocol },
+    ...say.length > 0 && { open: say },
+    ...ready && { ready },
+    ...reply.length > 0 && { replies: Object.fromEntries(reply) },
+    ...heartbeat && { heartbeat },
+    ...notice && { notice },
+    ...farewell && { farewell },
+    ...sequence && { sequence },
+    ...serverName && { server: serverName },
+  };
+  try {
+    const parts = name.endsWith(".json") ? readDialect(name) : undefined;
+    const dialect = describeDialect(name === "auto" ? "plain" : basename(name), parts, given);
+    const headers = Object.entries(dialect.headers).map(([name, value]) => header(`${name}: ${value}`));
+    return { ...dialect, headers: Object.fromEntries(headers) };
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new UserError(`--dialect ${name}: ${error.message}`);
   }
 }
 

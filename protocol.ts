@@ -28,6 +28,7 @@ import { createServer, type Server, type ServerResponse } from "node:http";
 import { isIPv4 } from "node:net";
 import { hostname, networkInterfaces } from "node:os";
 import process from "node:process";
+import { setFlagsFromString } from "node:v8";
 import kleur from "kleur";
 import mri from "mri";
 import manifest from "./package.json" with { type: "json" };
@@ -123,6 +124,293 @@ export function isSendableCloseCode(code: number): boolean {
   return (code >= 1000 && code <= 1014 && ![1004, 1005, 1006].includes(code)) || (code >= 3000 && code <= 4999);
 }
 
+// ---- Dialects: how an application speaks, as data ----------------------------------------------
+
+/**
+ * The parts of a dialect as a file has them (`--dialect my-app.json`). Patterns are regular expressions. A message is its
+ * text; a binary one that is no text is `hex:` and its digits, to be sent as to be matched.
+ */
+export interface DialectParts {
+  /** What the upgrade offers, and its headers. */
+  subprotocol?: string[];
+  headers?: Record<string, string>;
+  /** What is said once the connection is open, in order. */
+  open?: string[];
+  /** The message from which on the session counts; without it: the upgrade. */
+  ready?: string;
+  /** What to answer to what; `$1` is the pattern's first group. */
+  replies?: Record<string, string>;
+  /** What we say how often: `TEXT@25s`. */
+  heartbeat?: string;
+  /** The messages that announce a shutdown, and end one. */
+  notice?: string;
+  farewell?: string;
+  /** One group: a number that rises by one in each session. */
+  sequence?: string;
+  /** Who answers: one group of a message, or `header:NAME` of the upgrade's answer. */
+  server?: string;
+  /** Graceful close codes. */
+  codes?: number[];
+}
+
+interface KnownParts extends DialectParts {
+  /** Its messages are frames, and both sides number theirs. */
+  isFramed?: true;
+  /** A first message from which `auto` knows it. */
+  greeting?: string;
+  expect?: readonly Rule[];
+}
+
+/** Finds something in a message: the match and its groups, or null. */
+export type Pattern = (text: string) => readonly (string | undefined)[] | null;
+
+/** A dialect, ready to be spoken. `expect`: the rules that count unless others are asked for. */
+export interface Dialect {
+  name: string;
+  isFramed: boolean;
+  subprotocol: readonly string[];
+  headers: Readonly<Record<string, string>>;
+  open: readonly string[];
+  greeting: Pattern | undefined;
+  ready: Pattern | undefined;
+  replies: readonly (readonly [pattern: Pattern, text: string])[];
+  heartbeat: { text: string; everyMs: number } | undefined;
+  notice: Pattern | undefined;
+  farewell: Pattern | undefined;
+  sequence: Pattern | undefined;
+  server: Pattern | undefined;
+  serverHeader: string | undefined;
+  codes: readonly number[];
+  expect: readonly Rule[];
+}
+
+/** Close codes that are graceful by default: going away, and service restart, with which many drain. */
+const GRACEFUL_CODES = [1001, 1012];
+
+/** The dialects that are known by name; docs/your-application.md says of each what a graceful end is. */
+// deno-fmt-ignore
+const KNOWN_DIALECTS: Record<string, KnownParts> = {
+  v1: { isFramed: true, subprotocol: [SUBPROTOCOL], codes: [1001], expect: ["notice", "complete", "farewell", "clean", "moved"] },
+  // The words of the program that this one comes from; whoever does not use them is judged by the end of the connection.
+  plain: { notice: "^SHUTDOWN$", sequence: "^Final data: .* - (\\d+)$", farewell: "^CLOSE$" },
+  "socket.io": {
+    greeting: '^0\\{"sid"', replies: { '^0\\{': "40", "^2$": "3" }, ready: "^40", farewell: "^41", codes: [1000, 1001, 1005, 1012],
+  },
+  "graphql-transport-ws": {
+    subprotocol: ["graphql-transport-ws"], open: ['{"type":"connection_init"}'], ready: '"type":"connection_ack"',
+    replies: { '"type":"ping"': '{"type":"pong"}' },
+  },
+  "graphql-ws": { subprotocol: ["graphql-ws"], open: ['{"type":"connection_init","payload":{}}'], ready: '"type":"connection_ack"' },
+  signalr: {
+    open: ['{"protocol":"json","version":1}\x1e'], ready: "^\\{\\}\x1e", heartbeat: '{"type":6}\x1e@10s',
+    farewell: '\\{"type":7', codes: [1000, 1001, 1012],
+  },
+  actioncable: {
+    subprotocol: ["actioncable-v1-json"], greeting: '"type":"welcome"', ready: '"type":"welcome"',
+    farewell: '"type":"disconnect".*"reason":"server_restart"', codes: [1000, 1001, 1012],
+  },
+  phoenix: { heartbeat: '[null,"1","phoenix","heartbeat",{}]@30s', codes: [1000, 1001, 1012] },
+  centrifugo: { open: ['{"id":1,"connect":{}}'], ready: '"connect":', replies: { "^\\{\\}$": "{}" }, codes: [1001, 1012, 3001] },
+  sockjs: { greeting: "^o$", ready: "^o$", farewell: "^c\\[", codes: [1000, 1001, 1012] },
+  stomp: {
+    subprotocol: ["v12.stomp"], open: ["CONNECT\naccept-version:1.2\nhost:/\nheart-beat:10000,10000\n\n\0"],
+    ready: "^CONNECTED\n", heartbeat: "\n@10s",
+  },
+  mqtt: {
+    // CONNECT: MQTT 5, clean start, 60 s of keep-alive, no client identifier; PINGREQ; CONNACK; DISCONNECT 0x8B.
+    subprotocol: ["mqtt"], open: ["hex:100d00044d5154540502003c000000"], ready: "^hex:20", heartbeat: "hex:c000@30s",
+    farewell: "^hex:e0..8b", codes: [1000, 1001, 1012],
+  },
+  nats: {
+    greeting: "^INFO \\{", open: ['CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n', "PING\r\n"], ready: "^PONG",
+    replies: { "^PING": "PONG\r\n" }, notice: '"ldm":true', codes: [1000, 1001, 1012],
+  },
+};
+
+/** The names of all dialects that are known. */
+export const DIALECTS: readonly string[] = Object.keys(KNOWN_DIALECTS);
+
+const compiled = new Map<string, Dialect>();
+
+/** A dialect by its name. */
+export function dialectNamed(name: string): Dialect {
+  const dialect = compiled.get(name) ?? compileDialect(name, KNOWN_DIALECTS[name]!, {}, (source) => {
+    const pattern = new RegExp(source, "s"); // ours do not backtrack
+    return (text) => pattern.exec(text);
+  });
+  compiled.set(name, dialect);
+  return dialect;
+}
+
+/** Those that a first message may betray. */
+export function betrayed(text: string): Dialect | undefined {
+  const name = DIALECTS.find((name) => KNOWN_DIALECTS[name]!.greeting && dialectNamed(name).greeting!(text));
+  return name === undefined ? undefined : dialectNamed(name);
+}
+
+/**
+ * A dialect by name, or one of its own (`parts` of a file), with further parts that replace its own. What is asked for by
+ * parts is expected as well: who gives a pattern for the notice wants notices. Throws `RangeError` naming part and rule.
+ */
+export function describeDialect(name: string, parts: DialectParts | undefined, own: DialectParts): Dialect {
+  const known: KnownParts = parts ?? KNOWN_DIALECTS[name]!;
+  if (parts === undefined && Object.keys(own).length === 0) return dialectNamed(name);
+  if (known.isFramed) throw new RangeError(`${Object.keys(own)[0]} cannot be changed in ${name}`);
+  return compileDialect(name, known, own, linear, parts === undefined ? own : { ...parts, ...own });
+}
+
+function compileDialect(
+  name: string,
+  known: KnownParts,
+  own: DialectParts,
+  compile: (source: string) => Pattern,
+  asked: DialectParts = {},
+): Dialect {
+  const parts: KnownParts = { ...known, ...own };
+  const pattern = (part: keyof DialectParts | "greeting", groups = 0): Pattern | undefined => {
+    const source = parts[part];
+    return typeof source === "string" ? checkGroups(part, source, groups, compile) : undefined;
+  };
+  const expected: Partial<Record<Rule, unknown>> = {
+    notice: asked.notice,
+    complete: asked.sequence,
+    farewell: asked.farewell,
+    clean: true,
+    moved: true,
+  };
+  const header = /^header:(.+)$/.exec(parts.server ?? "")?.[1];
+  return {
+    name,
+    isFramed: parts.isFramed ?? false,
+    subprotocol: parts.subprotocol ?? [],
+    headers: parts.headers ?? {},
+    open: (parts.open ?? []).map((text) => checkMessage("open", text)),
+    greeting: pattern("greeting"),
+    ready: pattern("ready"),
+    replies: Object.entries(parts.replies ?? {}).map(([source, text]) => {
+      return [checkGroups("replies", source, 0, compile), checkMessage("replies", text)] as const;
+    }),
+    heartbeat: parts.heartbeat === undefined ? undefined : parseHeartbeat(parts.heartbeat),
+    notice: pattern("notice"),
+    farewell: pattern("farewell"),
+    sequence: pattern("sequence", 1),
+    server: header === undefined ? pattern("server", 1) : undefined,
+    serverHeader: header?.toLowerCase(),
+    codes: parts.codes ?? GRACEFUL_CODES,
+    expect: parts.expect ?? RULES.filter((rule) => expected[rule]),
+  };
+}
+
+/** As long as a message may be to have something found in it: the beginning of a longer one. */
+const MATCHED_LENGTH = 8192;
+
+/**
+ * A pattern of somebody's own, by V8's engine that takes linear time (flag `l`): a message that makes another one backtrack
+ * for ever would stop the witness. It has no back references and no lookahead.
+ */
+function linear(source: string): Pattern {
+  setFlagsFromString("--enable-experimental-regexp-engine");
+  let pattern: RegExp;
+  try {
+    pattern = new RegExp(source, "l");
+  } catch (error) {
+    const { message } = error as Error;
+    throw new RangeError(
+      /flags/.test(message)
+        ? "needs V8's linear engine: deno run --v8-flags=--enable-experimental-regexp-engine"
+        : `must be a regular expression without back references and lookaround (${
+          message.slice(message.lastIndexOf(": ") + 2)
+        })`,
+    );
+  }
+  return (text) => pattern.exec(text.slice(0, MATCHED_LENGTH));
+}
+
+function checkGroups(part: string, source: string, groups: number, compile: (source: string) => Pattern): Pattern {
+  let pattern: Pattern;
+  try {
+    pattern = compile(source);
+  } catch (error) {
+    throw new RangeError(`'${part}' ${(error as Error).message}: ${excerpt(source)}`);
+  }
+  const has = groups === 0 ? 0 : new RegExp(`${source}|`).exec("")!.length - 1;
+  if (has >= groups) return pattern;
+  throw new RangeError(`'${part}' must have one group, which is what it finds: ${excerpt(source)}`);
+}
+
+function checkMessage(part: string, text: string): string {
+  if (/^hex:(?!([\da-f]{2})*$)/i.test(text)) {
+    throw new RangeError(`'${part}' must have two hexadecimal digits a byte after hex: ${excerpt(text)}`);
+  }
+  return text;
+}
+
+function parseHeartbeat(said: string): { text: string; everyMs: number } {
+  const [, text, every = ""] = /^(.+)@([^@]+)$/s.exec(said) ?? [];
+  if (text === undefined) throw new RangeError(`'heartbeat' must be TEXT@25s: ${excerpt(said)}`);
+  try {
+    return { text: checkMessage("heartbeat", text), everyMs: milliseconds(10)(every) };
+  } catch (error) {
+    throw new RangeError(`'heartbeat' must be TEXT@25s, and its duration ${(error as Error).message}`);
+  }
+}
+
+const isList = (holds: (value: unknown) => boolean) => (value: unknown): boolean =>
+  Array.isArray(value) && value.every(holds);
+const isTexts = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && !Array.isArray(value) && Object.values(value).every(isText);
+const TEXTS: Check = [isList(isText), "must be a list of strings"];
+const PAIRS: Check = [isTexts, "must be an object whose values are strings"];
+const CODES: Check = [
+  isList((value) => value === 1005 || isSendableCloseCode(value as number)),
+  "must be a list of close codes",
+];
+
+const PARTS: Record<keyof DialectParts, Check> = {
+  subprotocol: TEXTS,
+  headers: PAIRS,
+  open: TEXTS,
+  ready: NAME,
+  replies: PAIRS,
+  heartbeat: NAME,
+  notice: NAME,
+  farewell: NAME,
+  sequence: NAME,
+  server: NAME,
+  codes: CODES,
+};
+
+/** The dialect that a file describes. Throws `RangeError` naming part and rule. */
+export function parseDialect(text: string): DialectParts {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new RangeError(`must be JSON: ${(error as Error).message}`);
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new RangeError("must be an object");
+  for (const [part, found] of Object.entries(value)) {
+    if (!Object.hasOwn(PARTS, part)) {
+      throw new RangeError(`has an unknown part ${excerpt(part)}: its parts are ${Object.keys(PARTS).join(", ")}`);
+    }
+    const [holds, rule] = PARTS[part as keyof DialectParts];
+    if (!holds(found)) throw new RangeError(`'${part}' ${rule}: current value is ${excerpt(found)}`);
+  }
+  return value as DialectParts;
+}
+
+/** A binary message as patterns see it: its text where it is one, else `hex:` and its digits. */
+export function binaryText(data: Uint8Array): string {
+  const text = Buffer.from(data.subarray(0, MATCHED_LENGTH)).toString();
+  // deno-lint-ignore no-control-regex
+  return /[\0-\x08\x0e-\x1f\ufffd]/.test(text) ? `hex:${Buffer.from(data).toString("hex", 0, MATCHED_LENGTH)}` : text;
+}
+
+/** What goes over the wire for a message of a dialect. */
+export function wireOf(text: string): string | Uint8Array {
+  return text.startsWith("hex:") ? Buffer.from(text.slice(4), "hex") : text;
+}
+
 // ---- Ledger: what one session has shown us ---------------------------------------------------
 
 /** Inclusive range of sequence numbers. */
@@ -131,10 +419,10 @@ export type Range = [from: number, to: number];
 /** How the transport ended: an orderly end, a reset or another socket error, nothing at all; `open`: not yet, when the run ended. */
 export type How = "fin" | "reset" | "silence" | "open";
 
-/** Everything that can happen to a session, frames included; `OPEN` and `TEXT` (a message, "" for a pong) are the plain dialect's. */
+/** Everything that can happen to a session, frames included; `OPEN` and `TEXT` (a message, "" for a pong) are those of other dialects. */
 export type SessionEvent =
   | Frame
-  | { type: "OPEN" }
+  | { type: "OPEN"; server?: string | undefined }
   | { type: "TEXT"; text: string }
   | { type: "SENT"; seq: number; again: boolean }
   | { type: "CLOSE_FRAME"; code: number; reason: string }
@@ -143,8 +431,8 @@ export type SessionEvent =
 /** What is known of one session, from the client's side. Times are milliseconds of a monotonic clock. */
 export class Ledger {
   readonly url: string;
-  dialect: "v1" | "plain";
-  /** Name and instance of the server; in the plain dialect the URL and "". */
+  dialect: Dialect;
+  /** Name and instance of the server; where it does not say who it is the URL and "". */
   server: string;
   instance = "";
   session = "";
@@ -153,9 +441,10 @@ export class Ledger {
   openedAt: number | undefined;
   firstDataAt: number | undefined;
   lastDataAt: number | undefined;
-  /** Distinct DATA received, and the highest `seq` among them. */
+  /** Distinct DATA received, and the highest `seq` among them; in other dialects: all messages, and whether one was numbered. */
   received = 0;
   highest = 0;
+  isNumbered = false;
   missing: Range[] = [];
   duplicated: Range[] = [];
   reordered: Range[] = [];
@@ -184,9 +473,9 @@ export class Ledger {
   /** Why we gave the session up, where we did. */
   complaint: string | undefined;
 
-  constructor(url: string, dialect: Ledger["dialect"], dueMs: number) {
+  constructor(url: string, dialect: Dialect | string, dueMs: number) {
     this.url = this.server = url;
-    this.dialect = dialect;
+    this.dialect = typeof dialect === "string" ? dialectNamed(dialect) : dialect;
     this.dueMs = dueMs;
   }
 }
@@ -200,6 +489,7 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
     case "HELLO":
       if (ledger.openedAt !== undefined) throw misplaced(event, "after HELLO");
       ledger.openedAt = at;
+      ledger.isNumbered = true;
       ledger.dueMs = event.intervalMs;
       // No longer than a pod's name can be: they are kept, and shown to people.
       for (const name of ["server", "instance", "session"] as const) ledger[name] = shortened(event[name]);
@@ -230,14 +520,11 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       break;
     case "OPEN":
       ledger.openedAt = at;
+      if (event.server !== undefined) ledger.server = ledger.instance = shortened(event.server);
       break;
     case "TEXT":
       signOfLife(ledger, at);
-      if (event.text === "") break; // a pong
-      if (ledger.closeAt !== undefined) ledger.afterClose++;
-      if (event.text === "SHUTDOWN") notice(ledger, at);
-      else if (event.text === "CLOSE") ledger.closeAt ??= at;
-      else ledger.received++;
+      if (event.text !== "") hear(ledger, event.text, at); // else a pong
       break;
     case "SENT":
       ledger.sentFirst ||= event.seq;
@@ -253,6 +540,27 @@ export function observe(ledger: Ledger, event: SessionEvent, at: number): void {
       ledger.endedAt = at;
       ledger.how = event.how;
   }
+}
+
+/** Enters what a message says in its dialect. */
+function hear(ledger: Ledger, text: string, at: number): void {
+  const { dialect } = ledger;
+  if (ledger.closeAt !== undefined) ledger.afterClose++;
+  const name = serverIn(dialect, text);
+  if (name !== undefined && ledger.instance === "") ledger.server = ledger.instance = shortened(name);
+  const seq = Number(dialect.sequence?.(text)?.[1] ?? NaN);
+  if (isCount(seq)) {
+    if (!ledger.isNumbered) ledger.highest = seq - 1; // a session may begin with any
+    ledger.isNumbered = true;
+    arrive(ledger, seq);
+  } else if (isMessage(dialect, text)) ledger.received++;
+  if (dialect.notice?.(text)) notice(ledger, at);
+  if (dialect.farewell?.(text)) ledger.closeAt ??= at;
+}
+
+/** The name by which a message tells who sends it. */
+export function serverIn({ server }: Dialect, text: string): string | undefined {
+  return server?.(text)?.[1] || undefined;
 }
 
 /** A copy, where it is shortened: a slice would keep the long text in memory. */
@@ -273,9 +581,9 @@ export function isHello(text: string): boolean {
   }
 }
 
-/** Whether a text of the plain dialect is a message, and not a pong or one of the dialect's own words. */
-export function isMessage(text: string): boolean {
-  return !["", "SHUTDOWN", "CLOSE"].includes(text);
+/** Whether a text is a message, and not a pong or one of the dialect's own words for a shutdown. */
+export function isMessage({ notice, farewell }: Dialect, text: string): boolean {
+  return text !== "" && !notice?.(text) && !farewell?.(text);
 }
 
 function signOfLife(ledger: Ledger, at: number): void {
@@ -330,28 +638,25 @@ export function confirmedUpTo(ledger: Ledger, before: number): number {
   return Math.max(ledger.sentFirst - 1, Math.min(claimed, ledger.sentLast));
 }
 
-/** Whether both sides have confirmed a message of the other (plain: whether the server has shown life). */
-export function isSteady(ledger: Ledger): boolean {
-  return ledger.dialect === "plain" ? ledger.firstDataAt !== undefined : ledger.acked > 0 && ledger.ackGiven > 0;
+/** Whether both sides have confirmed a message of the other (other dialects: whether the server has shown life). */
+export function isSteady({ dialect, firstDataAt, acked, ackGiven }: Ledger): boolean {
+  return dialect.isFramed ? acked > 0 && ackGiven > 0 : firstDataAt !== undefined;
 }
 
 // ---- Judgement: one verdict per handover -----------------------------------------------------
 
 /** The five promises that a handover is judged by. */
 export const RULES = ["notice", "complete", "farewell", "clean", "moved"] as const;
-const PLAIN_RULES: readonly Rule[] = ["clean", "moved"];
 /** One of the five rules. */
 export type Rule = (typeof RULES)[number];
 /** What a rule says of a handover. */
 export type Mark = "pass" | "fail" | "n/a";
 
-/** The rules that count: those that were asked for, else all five, in the plain dialect `clean` and `moved`. */
-export function expectedRules(asked: readonly Rule[], dialect: Ledger["dialect"]): readonly Rule[] {
-  return asked.length > 0 ? asked : dialect === "plain" ? PLAIN_RULES : RULES;
+/** The rules that count: those that were asked for, else what the dialect expects: all five, or `clean` and `moved`. */
+export function expectedRules(asked: readonly Rule[], dialect: Dialect | string): readonly Rule[] {
+  if (asked.length > 0) return asked;
+  return (typeof dialect === "string" ? dialectNamed(DIALECTS.includes(dialect) ? dialect : "plain") : dialect).expect;
 }
-
-/** Close codes that are graceful by default: going away; in the plain dialect also service restart, with which many drain. */
-const CODES: Record<Ledger["dialect"], readonly number[]> = { v1: [1001], plain: [1001, 1012] };
 
 /** What counts as a pass. `expect` and `expectCode` empty: what the dialect has by default. */
 export interface Policy {
@@ -409,6 +714,8 @@ export function judge(
     ended,
     abrupt,
     overdue: silence.above,
+    turnedAway: ended.noticeAt === undefined && ended.closeAt === undefined && ended.complaint === undefined &&
+      answerTo(ended.closeCode, ended.closeReason, codesOf(ended, policy.expectCode)) !== undefined,
     lost: lostRanges(ended),
     upstreamLost: upstreamLost(ended),
     sameServer: ended.instance !== "" && ended.instance === next?.instance,
@@ -434,7 +741,7 @@ export function judge(
     evidence: null as string | null,
     /** Where no cause is certain: those that the evidence does not rule out. */
     suspects: null as Cause[] | null,
-    dialect: ended.dialect,
+    dialect: ended.dialect.name,
     from: ended.server,
     to: next?.server ?? null,
     /** Beginning and end of the session, since the client's start. */
@@ -451,6 +758,8 @@ export function judge(
       intervalMs: ended.notice === undefined ? null : ended.dueMs,
     },
     received: ended.received,
+    /** Whether what came was numbered: without numbers loss cannot be seen. */
+    isNumbered: ended.isNumbered,
     sent: ended.sentFirst === 0 ? 0 : ended.sentLast - ended.sentFirst + 1,
     /** The last `seq` sent on this session, 0 if none; and how many went over an earlier one as well. */
     lastSent: ended.sentLast,
@@ -514,6 +823,8 @@ interface Facts {
   abrupt: boolean;
   /** The last sign of life was older at the end than the due interval + 1 s. */
   overdue: boolean;
+  /** Closed for a reason of its own, which is no shutdown. */
+  turnedAway: boolean;
   lost: Range[];
   upstreamLost: number;
   sameServer: boolean;
@@ -524,20 +835,50 @@ interface Facts {
 }
 
 function applyRules(facts: Facts, { expectCode }: Policy): Record<Rule, Mark> {
-  const { ended, abrupt, lost } = facts;
-  const plain = ended.dialect === "plain";
+  const { ended, ended: { dialect }, abrupt, lost } = facts;
   const mark = (passes: boolean): Mark => passes ? "pass" : "fail";
+  const has = (words: unknown, passes: boolean): Mark => dialect.isFramed || words !== undefined ? mark(passes) : "n/a";
   // With a complaint the close was ours, and its code as well.
-  const codes = expectCode.length > 0 ? expectCode : CODES[ended.dialect];
-  const closed = ended.complaint === undefined && ended.closeCode !== undefined && codes.includes(ended.closeCode);
+  const closed = ended.complaint === undefined && codesOf(ended, expectCode).includes(ended.closeCode ?? NaN);
   const whole = lost.length === 0 && ended.duplicated.length === 0 && ended.reordered.length === 0;
+  const agrees = dialect.isFramed ? countsAgree(ended) : ended.closeAt !== undefined;
   return {
-    notice: mark(isNoticed(ended)),
-    complete: plain || abrupt ? "n/a" : mark(whole),
-    farewell: mark(ended.afterClose === 0 && (plain ? ended.closeAt !== undefined : countsAgree(ended))),
-    clean: mark(closed && ended.how === "fin"),
+    notice: has(dialect.notice, isNoticed(ended)),
+    complete: abrupt || !ended.isNumbered ? "n/a" : mark(whole),
+    farewell: has(dialect.farewell, ended.afterClose === 0 && agrees),
+    clean: mark(closed && ended.how === "fin" && !facts.turnedAway),
     moved: facts.open && !facts.late ? "n/a" : mark(!facts.sameServer && !facts.late),
   };
+}
+
+function codesOf({ dialect }: Ledger, expectCode: readonly number[]): readonly number[] {
+  return expectCode.length > 0 ? expectCode : dialect.codes;
+}
+
+/**
+ * Why a server turns somebody away although nothing is ending, told by the close code (IANA's registry; 44xx as HTTP's) or by
+ * the reason's words; and the setting that answers it.
+ */
+// deno-fmt-ignore
+const TURNED_AWAY: [codes: number[], words: RegExp, answer: string][] = [
+  [[1010, 4406], /sub-?protocol/i, "it wants another subprotocol: --subprotocol, or --dialect"],
+  [[4400, 4408], /\binit|handshake|greeting|\bhello\b|not connected/i, "it wants a greeting: --dialect, or --say"],
+  [[3000, 3003, 4401, 4403], /\bauth|unauthori[sz]ed|forbidden|denied|token|cookie|credential|\bkey\b|origin/i, "it wants to know who is there: --header, --token-file, or --say"],
+  [[3008], /heart-?beat|\bpings?\b|\bpongs?\b|keep-?alive/i, "it wants its heartbeat answered: --dialect, --reply, or --heartbeat"],
+  [[], /\bidle|inactiv|no activity|timed? ?-?out/i, "it ends who is silent: --heartbeat, or --say"],
+  [[], /(max\w*|age|life) ?-?(connection )?(age|life|duration|time|limit)|expired|lifetime/i, "it limits the age of a connection: drill within that age"],
+  [[4429], /\brate|too many|quota/i, "it limits what a client may do: fewer --sessions"],
+  [[1002, 1003, 1007, 1008], /policy|protocol|invalid|unsupported|not allowed/i, "it does not understand, or want, what this client says: --dialect, --subprotocol, or --header"],
+];
+/** Words of a shutdown: then whatever else is said is no reason. */
+const SHUTDOWN_WORDS = /shut|restart|going away|drain|deploy|maintenance|stopp/i;
+
+/** What answers an end by which a server turned this client away; undefined where it may be a shutdown. */
+export function answerTo(code: number | undefined, reason: string, expected: readonly number[]): string | undefined {
+  if (code === undefined) return undefined;
+  const byWords = SHUTDOWN_WORDS.test(reason) ? undefined : TURNED_AWAY.find(([, words]) => words.test(reason));
+  const byCode = expected.includes(code) ? undefined : TURNED_AWAY.find(([codes]) => codes.includes(code));
+  return (byWords ?? byCode)?.[2];
 }
 
 /** Whether SHUTDOWN came, and before the messages that it announces: after the last of them it is none. */
@@ -580,6 +921,8 @@ const symptom = <S extends string>(name: S, rules: readonly Rule[], when: Predic
 const SYMPTOMS = [
   // What we ended for our own limits is not the server's doing.
   symptom("WITNESS_ENDED", ["notice", "complete", "farewell", "clean"], ({ ended }) => ended.complaint !== undefined),
+  // Nor is what it ends for a reason of its own a shutdown.
+  symptom("TURNED_AWAY", ["notice", "farewell", "clean"], ({ turnedAway }) => turnedAway),
   symptom("STALLED", ["notice", "farewell", "clean"], isStalled),
   symptom("CUT_WITHOUT_NOTICE", ["notice", "farewell", "clean"], ({ abrupt, ended }) => abrupt && ended.noticeAt === undefined),
   symptom("NO_NOTICE", ["notice"], ({ abrupt }) => !abrupt),
@@ -607,6 +950,7 @@ function isStalled({ ended, abrupt, overdue }: Facts): boolean {
 // deno-fmt-ignore
 export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string | readonly Cause[]]> = {
   WITNESS_ENDED: ["this client ended the session: a frame or a size that it does not accept", "mend the frame that the log names, or raise --max-message"],
+  TURNED_AWAY: ["the server ended the session by itself, although nothing was ending", "the log and the findings quote its code and reason: give it what it wants, see docs/your-application.md"],
   STALLED: ["the connection stayed open, but the server had fallen silent", ["SIGTERM_IGNORED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
   CUT_WITHOUT_NOTICE: ["the connection ended with no SHUTDOWN, no CLOSE and no close frame",
     ["EXITED_AT_SIGTERM", "SIGTERM_IGNORED", "CRASHED", "OOM_KILLED", "FORCE_DELETED", "INTERMEDIARY_CUT", "NO_POD_EVENT"]],
@@ -1171,7 +1515,7 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
     return Math.min(exit?.atMs ?? Infinity, when(pod, "gone")?.atMs ?? Infinity);
   };
   const named = pods.filter((pod) => pod.name === from && lastMs(pod) > (openedMs ?? 0));
-  if (named.length > 0 || dialect === "v1") return named[0];
+  if (named.length > 0 || dialect === "v1") return named[0]; // who has frames has a name
   // A session may outlive its pod by the silence that it takes to notice.
   const aliveMs = how === "silence" ? lastDataMs ?? openedMs ?? 0 : endedMs;
   const distance = (pod: Pod) => {
@@ -1233,10 +1577,10 @@ function betweenMs(from: Moment, to: Moment): number {
 }
 
 /** Whether a pod was ending, or had just ended, at a time. */
-export function isEnding(pod: Pod, ms: number): boolean {
+export function isEnding(pod: Pod, ms: number, lateMs = TOLD_LATE_MS): boolean {
   return pod.moments.some((moment) =>
     ["deleted", "exit", "evicted", "liveness", "gone", "node-lost"].includes(moment.kind) &&
-    pod.span(moment)[0] <= ms + TOLD_LATE_MS
+    pod.span(moment)[0] <= ms + lateMs
   );
 }
 
@@ -1254,6 +1598,17 @@ const ALONE: Company = { together: 1, elsewhere: 0, everybody: false };
 const AT_ONCE_MS = 250;
 /** Less likely than this, it is not taken for chance. */
 const UNLIKELY = 0.01;
+
+/**
+ * Whether a session was closed in order although its pod was not ending, as far as all evidence tells: then its server turned
+ * it away. Where no pod is known at all nothing is told.
+ */
+export function isOnLivingPod(cluster: Cluster, handover: Handover, pod: Pod | undefined): boolean {
+  const { symptom, code, noticeMs, drainMs, endedMs } = handover;
+  if (cluster.pods.size === 0 || code === null || endedMs === null) return false;
+  if (noticeMs !== null || drainMs !== null || (symptom !== null && symptom !== "WRONG_CLOSE_CODE")) return false;
+  return pod === undefined || !isEnding(pod, endedMs, INSTANT_MS);
+}
 
 /** The handover itself, and those of the others that were cut at once with it. */
 export function cutWith(handover: Handover, cuts: readonly Handover[]): Handover[] {
@@ -1274,7 +1629,7 @@ export function companyOf(cluster: Cluster, handover: Handover, cuts: readonly H
   const others = [...endpointsOf(cluster)].filter(([uid, { ready }]) =>
     ready && !endings.some((pod) => pod.uid === uid)
   );
-  const everybody = handover.dialect === "plain" && together.length >= sessions &&
+  const everybody = handover.dialect !== "v1" && together.length >= sessions &&
     (1 + others.length) ** (1 - together.length) < UNLIKELY;
   // Where no pod was ending none of them is cleared by the others.
   return { together: together.length, elsewhere: elsewhere.length % together.length, everybody };
@@ -1367,7 +1722,7 @@ const DIAGNOSES: Row[] = [
   ["ENDPOINT_RACE", ({ pod, deleted, openedMs, exit, handover }) => {
     if (deleted === undefined || openedMs <= deleted.atMs) return undefined;
     // It may have been on another: of the same name, or of those that have none.
-    if (openedMs > deleted.atMs + pod.graceMs || (handover.dialect === "plain" && exit === undefined)) return null;
+    if (openedMs > deleted.atMs + pod.graceMs || (handover.dialect !== "v1" && exit === undefined)) return null;
     return `opened ${duration(openedMs - deleted.atMs)} after its pod's deletion`;
   }],
   ["OOM_KILLED", ({ pod, exit, other }) => {
@@ -1594,7 +1949,7 @@ export function diagnose(
       evidence: `last dial that reached the ending pod at +${duration(lastOnEndingMs)}`,
     };
   }
-  const isCut = isAbrupt(symptom) || (dialect === "plain" && code === null && symptom !== "WITNESS_ENDED");
+  const isCut = isAbrupt(symptom) || (dialect !== "v1" && code === null && symptom !== "WITNESS_ENDED");
   if (!isCut) return null;
   // Without numbers a session that no pod's end explains has an explanation; a pod that nobody knows is none.
   if (pod === undefined) return dialect === "v1" ? null : { cause: "NO_POD_EVENT", evidence: "no pod was ending" };
@@ -1711,13 +2066,16 @@ export function duration(ms: number): string {
 /** A mistake of the user: one line on stderr, exit 2. */
 export class UserError extends Error {}
 
-/** One row of a settings table, its flag derived: DRAIN_TIMEOUT_MS is --drain-timeout. `parse` throws `RangeError` with the rule. */
+/** One row of a settings table, its flag derived: DRAIN_TIMEOUT_MS is --drain-timeout, DIALECT_SAY is --say. `parse` throws `RangeError` with the rule. */
 export function setting<T>(env: string, fallback: string, parse: (text: string) => T, meaning: string) {
-  const flag = env.replace(/^SERVER_|_(MS|BYTES)$/g, "").toLowerCase().replaceAll("_", "-");
-  return { flag, env, fallback, parse, meaning, many: false, separator: ",", secret: false };
+  const flag = env.replace(/^(SERVER|DIALECT)_|_(MS|BYTES)$/g, "").toLowerCase().replaceAll("_", "-");
+  return { flag, env, fallback, parse, meaning, many: false, separator: ",", secret: false, each: undefined };
 }
 
-/** A row whose flag may be repeated; in the environment its values are separated by commas, or as it says. No error shows a secret. */
+/**
+ * A row whose flag may be repeated; in the environment its values are separated by commas, or as it says. No error shows a
+ * secret, and its flag's value is taken as it is.
+ */
 export function settingList<T>(
   env: string,
   fallback: string,
@@ -1726,10 +2084,11 @@ export function settingList<T>(
   { separator = ",", secret = false } = {},
 ) {
   const list = (text: string): T[] => text === "" ? [] : text.split(separator).map((part) => parse(part.trim()));
-  return { ...setting(env, fallback, list, meaning), many: true, separator, secret };
+  return { ...setting(env, fallback, list, meaning), many: true, separator, secret, each: secret ? parse : undefined };
 }
 
-type Table = Record<string, ReturnType<typeof setting<unknown>>>;
+type SettingRow = Omit<ReturnType<typeof setting<unknown>>, "each"> & { each: ((text: string) => unknown) | undefined };
+type Table = Record<string, SettingRow>;
 /** The values of a settings table, and the switches that were given. */
 export type Values<T extends Table> = { [K in keyof T]: ReturnType<T[K]["parse"]> } & { switches: Set<string> };
 
@@ -1811,12 +2170,12 @@ export function readSettings<T extends Table>(
   if (given["version"]) return void process.stdout.write(`${VERSION}\n`);
 
   const values: Record<string, unknown> = { switches: new Set(Object.keys(switches).filter((name) => given[name])) };
-  for (const [key, { flag, env, fallback, parse, many, separator, secret }] of Object.entries(table)) {
+  for (const [key, { flag, env, fallback, parse, many, separator, secret, each }] of Object.entries(table)) {
     const flagged = Array.isArray(given[flag]) && !many ? given[flag].at(-1) : given[flag]; // the last one wins
     if (flagged === false || [flagged].flat().includes("")) throw new UserError(`--${flag} needs a value: see --help`);
     const text = flagged === undefined ? process.env[env] || fallback : [flagged].flat().join(separator);
     try {
-      values[key] = parse(text);
+      values[key] = each !== undefined && flagged !== undefined ? [flagged].flat().map(each) : parse(text);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       const name = flagged === undefined ? env : `--${flag}`;

@@ -133,7 +133,7 @@ function targetOf(file, links = 40) {
  * @returns {string}
  */
 export function render(result) {
-  const { handovers, counts, reconnect, silence, failedDials, probes, settings: { expect } } = result;
+  const { handovers, counts, reconnect, silence, failedDials, probes } = result;
   const failed = handovers.filter(({ verdict }) => verdict === "failed");
   // A few are shown each; of many, one of every symptom.
   const shown = handovers.length <= 5
@@ -155,9 +155,9 @@ export function render(result) {
     ...fact("Silence", percentiles(silence)),
     ...fact("Failed dials", kinds(failedDials)),
     ...fact("Probes", kinds(probed)),
-    ...shown.flatMap((handover) => renderHandover(handover, expectedRules(expect, handover.dialect))),
+    ...shown.flatMap((handover) => renderHandover(handover, rulesOf(result, handover))),
     ...moreFailed > 0 ? ["", `${count(moreFailed, "more failed handover")} like these`] : [],
-    ...Object.entries(result.symptoms).flatMap(([name, entry]) => renderSymptom(name, entry)),
+    ...Object.entries(result.symptoms).flatMap(([name, entry]) => renderSymptom(name, entry, remediesFor(result))),
     ...result.pods.slice(0, SHOWN_PODS).flatMap((pod) => renderPod(pod, result)),
     ...morePods > 0 ? ["", `${count(morePods, "more pod")}: see --json`] : [],
     ...result.findings.map(({ name, text }) => `\n${kleur.yellow(printable(name))}  ${printable(text)}`),
@@ -208,12 +208,13 @@ export const kinds = (counts) =>
 function renderHandover(handover, expected) {
   if (handover.verdict === "unfinished") return ["", printable(headline(handover))];
   const { rules, noticeMs, code, reason, how, complaint } = handover;
+  const { notice } = wordsOf(handover);
   const end = code === null ? "no close frame" : `close frame ${code}${reason && ` "${reason}"`}`;
   /** @type {Record<Rule, string>} */
   const said = {
     notice: noticeMs === null
-      ? "no SHUTDOWN"
-      : `SHUTDOWN ${duration(noticeMs)} before the end${renderRemaining(handover)}`,
+      ? rules.notice === "n/a" ? `${handover.dialect} has no word for it` : `no ${notice}`
+      : `${notice} ${duration(noticeMs)} before the end${renderRemaining(handover)}`,
     complete: `${count(handover.received, "message")}${renderDisorder(handover)}`,
     farewell: renderFarewell(handover),
     clean: complaint === null ? `${end}, ${HOW[how ?? "silence"]}` : `we gave it up: ${complaint}`,
@@ -271,8 +272,8 @@ const whereTo = (handover) => handover.to ?? (isOpen(handover) ? "open when the 
  * @param {Handover} handover
  * @returns {string}
  */
-function renderDisorder({ dialect, lost, duplicated, reordered }) {
-  if (dialect === "plain") return ", not numbered";
+function renderDisorder({ isNumbered, lost, duplicated, reordered }) {
+  if (isNumbered === false) return ", not numbered";
   const disorder = /** @type {const} */ ([["lost", lost], ["twice", duplicated], ["late", reordered]])
     .filter(([, list]) => list.length > 0).map(([kind, list]) => `, ${kind} seq ${ranges(list)}`);
   return disorder.join("") || ", none lost, duplicated or late";
@@ -282,10 +283,29 @@ function renderDisorder({ dialect, lost, duplicated, reordered }) {
  * @param {Handover} handover
  * @returns {string}
  */
-function renderFarewell({ close, drainMs, received, lastSent, rules }) {
-  if (close === null) return drainMs === null ? "no CLOSE" : "CLOSE";
+function renderFarewell(handover) {
+  const { close, drainMs, received, lastSent, rules, dialect } = handover;
+  if (rules.farewell === "n/a") return `${dialect} has no word for it`;
+  const { farewell } = wordsOf(handover);
+  if (close === null) return drainMs === null ? `no ${farewell}` : farewell;
   const said = `CLOSE counts ${close.sent} sent, up to seq ${close.received} received`;
   return rules.farewell === "fail" ? `${said}; here ${received} came, up to seq ${lastSent} went` : said;
+}
+
+/**
+ * The words of a dialect for a shutdown's beginning and its end: only our own servers say SHUTDOWN and CLOSE for certain.
+ * @param {Pick<Handover, "dialect">} handover
+ */
+const wordsOf = ({ dialect }) =>
+  dialect === "v1" ? { notice: "SHUTDOWN", farewell: "CLOSE" } : { notice: "notice", farewell: "farewell" };
+
+/**
+ * The rules that count for a handover.
+ * @param {Result} result
+ * @param {Handover} handover
+ */
+function rulesOf({ expected, settings: { expect } }, { dialect }) {
+  return expect.length === 0 && expected?.[dialect] || expectedRules(expect, dialect);
 }
 
 const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN", open: "still open when the run ended" };
@@ -303,10 +323,11 @@ export function headline(handover) {
 /**
  * @param {string} name
  * @param {SymptomCount} entry
+ * @param {Remedies} remedies
  * @returns {string[]}
  */
-function renderSymptom(name, { count: all, causes, suspects }) {
-  const [meaning, remedy] = remedyOf(name);
+function renderSymptom(name, { count: all, causes, suspects }, remedies) {
+  const [meaning, remedy] = remedies[name] ?? UNKNOWN;
   const known = Object.entries(causes).flatMap(([cause, { count, evidence }]) => [
     printable(`  Cause: ${cause} ×${count}, ${evidence}`),
     `    ${causeOf(cause).join(" → ")}`,
@@ -322,14 +343,31 @@ function renderSymptom(name, { count: all, causes, suspects }) {
   return ["", `${kleur.yellow(printable(name))}  ${meaning}`, ...known, ...advice];
 }
 
+/** @typedef {Record<string, readonly [meaning: string, remedy: string | readonly Cause[]]>} Remedies */
+
 /**
- * What a symptom means and how to mend it. A result may be from another version, which has further ones.
- * @param {string} name
- * @returns {readonly [meaning: string, remedy: string | readonly Cause[]]}
+ * What each symptom means and how to mend it, in the words of a dialect.
+ * @param {Pick<Handover, "dialect">} handover
+ * @returns {Remedies}
  */
-function remedyOf(name) {
-  return Object.hasOwn(REMEDIES, name) ? REMEDIES[/** @type {Symptom} */ (name)] : UNKNOWN;
+function remediesIn(handover) {
+  const { notice, farewell } = wordsOf(handover);
+  /** @type {<T>(text: T) => T | string} */
+  const worded = (text) =>
+    typeof text === "string" ? text.replaceAll("SHUTDOWN", notice).replaceAll("CLOSE", farewell) : text;
+  return Object.fromEntries(
+    Object.entries(REMEDIES).map(([name, [meaning, remedy]]) => {
+      return [name, [/** @type {string} */ (worded(meaning)), worded(remedy)]];
+    }),
+  );
 }
+
+/**
+ * The same in the words of what this run has met.
+ * @param {Result} result
+ */
+const remediesFor = ({ handovers }) =>
+  remediesIn(handovers.find(({ symptom }) => symptom !== null) ?? { dialect: "v1" });
 
 /**
  * @param {string} name
@@ -486,7 +524,8 @@ export function pageData(result, running = false) {
     running,
     handovers: [...failed, ...others].slice(0, SHOWN_HANDOVERS),
     rows: { servers: [...servers.keys()], symptoms: [...symptoms.keys()], fields: ROW_FIELDS, values },
-    advice: { ...REMEDIES, ...CAUSES },
+    advice: { ...remediesFor(result), ...CAUSES },
+    words: wordsOf(result.handovers[0] ?? { dialect: "v1" }),
   };
   return toJson(data).replace(
     /[<\u2028\u2029]/g,
@@ -525,9 +564,9 @@ ${result.handovers.map((handover) => `${handoverCase(handover, result)}\n`).join
  * @param {Result} result
  * @returns {string}
  */
-function handoverCase(handover, { settings }) {
-  const { slot, from, verdict, symptom, reconnectMs, dialect, rules } = handover;
-  const marks = expectedRules(settings.expect, dialect).map((rule) => `${rule} ${rules[rule]}`).join(", ");
+function handoverCase(handover, result) {
+  const { slot, from, verdict, symptom, reconnectMs, rules } = handover;
+  const marks = rulesOf(result, handover).map((rule) => `${rule} ${rules[rule]}`).join(", ");
   const name = `slot ${slot}: ${from} to ${whereTo(handover)} (${marks})`;
   const outcome = verdict === "unfinished"
     ? `<skipped message="on its way when the run ended"/>`
@@ -573,9 +612,10 @@ function escaped(text) {
  * @param {Handover} handover
  * @returns {string}
  */
-function advise({ symptom, cause, evidence, suspects }) {
+function advise(handover) {
+  const { symptom, cause, evidence, suspects } = handover;
   if (symptom === null) return "";
-  const [meaning, remedy] = remedyOf(symptom);
+  const [meaning, remedy] = remediesIn(handover)[symptom] ?? UNKNOWN;
   const fix = cause !== null
     ? causeOf(cause)[1]
     : typeof remedy === "string"

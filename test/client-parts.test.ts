@@ -6,6 +6,7 @@ import { connect as connectTcp } from "node:net";
 import { test, type TestContext } from "node:test";
 import type { WebSocketServer } from "ws";
 import {
+  chooseDialect,
   chooseUrl,
   ClusterWatch,
   Cookies,
@@ -73,9 +74,14 @@ const NOTICE: Frame = {
   budgetMs: 1000,
 };
 
+/** What a session takes of the settings. */
+function spokenWith(settings: ReturnType<typeof settingsWith>) {
+  return { settings, dialect: chooseDialect(settings), isAuto: settings.dialect === "auto" };
+}
+
 function startSession(t: TestContext, url: string, owner: SessionOwner, changes = {}): Session {
   const lateness = new Lateness();
-  const session = new Session({ url, owner, settings: settingsWith(changes), access: {}, lateness });
+  const session = new Session({ url, owner, ...spokenWith(settingsWith(changes)), access: {}, lateness });
   t.after(async () => {
     lateness.end();
     await session.leave();
@@ -160,7 +166,7 @@ function startSlot(t: TestContext, url: string, changes = {}) {
   const settings = settingsWith({ url: [url], backoffBaseMs: 10, ...changes });
   const [lateness, journal] = [new Lateness(), new Journal()];
   const judged = new EventEmitter();
-  const dial: Dial = (url, owner) => new Session({ url, owner, settings, access: {}, lateness });
+  const dial: Dial = (url, owner) => new Session({ url, owner, ...spokenWith(settings), access: {}, lateness });
   const slot = new Slot(1, {
     settings,
     dial,
@@ -219,7 +225,7 @@ test("a Probe opens fresh connections, marked as such, and counts how they went"
   peer.wss.on("connection", (_ws, request) => headers.push(request.headers[PROBE_HEADER]));
   const lateness = new Lateness();
   const dial: Dial = (url, owner, headers) =>
-    new Session({ url, owner, settings: settingsWith({}), access: { headers: headers ?? {} }, lateness });
+    new Session({ url, owner, ...spokenWith(settingsWith({})), access: { headers: headers ?? {} }, lateness });
   const journal = new Journal();
   const urls = [peer.url, "ws://127.0.0.1:1/ws"];
   const probe = new Probe({ urls, intervalMs: 20, dial, journal, log: SILENT, watch: () => undefined });
@@ -356,6 +362,7 @@ function startWatch(t: TestContext, untilMs: number, isRouted = true) {
     isRouted,
     onDiagnosed: () => {},
     onOpen: (handover) => open.push(handover),
+    onTurnedAway: () => {},
   });
   t.after(() => watch.close());
   for (const { stream, type, list, object } of lines) {

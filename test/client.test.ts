@@ -895,8 +895,9 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     const peer = await startPeer(t, (ws) => ws.close(1008, "invalid key"), true);
     const client = startText(t, {}, ...urls(peer), "--sessions=5", "--backoff-base=100", "--timeout=3000");
     assert.equal((await client.exited).code, 2);
-    assert.match(client.lines.at(-1)!, /^Never connected to .*: bounced ×\d+$/);
-    const bounced = client.lines.at(-1)!.split("×")[1];
+    const told = /^Never connected to .*: bounced ×(\d+); (.*)$/.exec(client.lines.at(-1)!);
+    assert.match(told![2]!, /^upgraded, and ended at once with 1008 invalid key: .*--header, --token-file/);
+    const bounced = told![1];
     assertBetween(Number(bounced), 5, 60, "dials of 5 sessions in 3 s");
     assert.match(client.lines.join("\n"), /dial-failed .*upgraded, and ended at once with 1008 invalid key/);
   });
@@ -1267,7 +1268,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       told,
       /ends every session by itself with 4408 Connection initialisation timeout, after 1\.[2-9]\d?s each/,
     );
-    assert.match(told, /--subprotocol.*--header/);
+    assert.match(told, /it wants a greeting: --dialect, or --say$/);
   });
 
   it("does not take it for turned away where ages differ, or codes", async (t) => {

@@ -3,11 +3,19 @@ import { Buffer } from "node:buffer";
 import process from "node:process";
 import { test } from "node:test";
 import {
+  answerTo,
   backoffMs,
+  betrayed,
+  binaryText,
   closeReason,
   confirmedUpTo,
   count,
   decode,
+  describeDialect,
+  type Dialect,
+  dialectNamed,
+  type DialectParts,
+  DIALECTS,
   duration,
   encode,
   type Frame,
@@ -20,6 +28,7 @@ import {
   MAX_MESSAGE_BYTES,
   MAX_PAYLOAD_BYTES,
   observe,
+  parseDialect,
   percentile,
   type Policy,
   printable,
@@ -30,6 +39,7 @@ import {
   type SessionEvent,
   type Symptom,
   toJson,
+  wireOf,
 } from "../protocol.ts";
 
 const AT = "2026-01-02T03:04:05.678Z";
@@ -103,12 +113,179 @@ test("decode() lets fields pass that it does not know", () => {
   assert.equal(decode('{"type":"ACK","lastSeq":1,"later":true}').type, "ACK");
 });
 
+// ---- Dialects
+
+const own = (parts: DialectParts, name = "plain") => describeDialect(name, undefined, parts);
+
+test("every known dialect compiles, says what can be sent, and expects a clean end and a move", () => {
+  for (const name of DIALECTS) {
+    const dialect = dialectNamed(name);
+    assert.deepEqual([dialect.name, dialect.expect], [name, name === "v1" ? RULES : ["clean", "moved"]]);
+    assert.ok(dialect.codes.length > 0, name);
+    for (const text of [...dialect.open, dialect.heartbeat?.text ?? ""]) assert.doesNotThrow(() => wireOf(text), text);
+  }
+});
+
+test("a first message betrays the dialects whose servers greet, and no other", () => {
+  const greetings = {
+    '0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000}': "socket.io",
+    "o": "sockjs",
+    'INFO {"server_id":"N1"}\r\n': "nats",
+    '{"type":"welcome"}': "actioncable",
+  };
+  for (const [text, name] of Object.entries(greetings)) assert.equal(betrayed(text)?.name, name);
+  for (const text of ["", "hello", "0", "oo", '{"type":"ping"}', "INFO", "2"]) assert.equal(betrayed(text), undefined);
+});
+
+// deno-fmt-ignore
+const WRONG_PARTS: [parts: string, error: RegExp][] = [
+  ["[]", /^must be an object$/],
+  ["{", /^must be JSON: /],
+  ['{"sequense":"x"}', /^has an unknown part "sequense": its parts are subprotocol, headers, /],
+  ['{"open":"hello"}', /^'open' must be a list of strings: current value is "hello"$/],
+  ['{"replies":["2","3"]}', /^'replies' must be an object whose values are strings: current value is an array$/],
+  ['{"codes":[999]}', /^'codes' must be a list of close codes/],
+  ['{"notice":""}', /^'notice' must be a non-empty string/],
+  ['{"sequence":"seq"}', /^'sequence' must have one group, which is what it finds: "seq"$/],
+  ['{"server":"from (\\\\w+"}', /^'server' must be a regular expression without back references and lookaround \(Unterminated group\)/],
+  ['{"notice":"(a)\\\\1"}', /^'notice' must be a regular expression without back references and lookaround \(Cannot be executed in linear time\)/],
+  ['{"replies":{"[":"x"}}', /^'replies' must be a regular expression/],
+  ['{"open":["hex:0"]}', /^'open' must have two hexadecimal digits a byte after hex: "hex:0"$/],
+  ['{"heartbeat":"ping"}', /^'heartbeat' must be TEXT@25s: "ping"$/],
+  ['{"heartbeat":"ping@often"}', /^'heartbeat' must be TEXT@25s, and its duration must be ms from 10/],
+];
+for (const [parts, error] of WRONG_PARTS) {
+  test(`a dialect of ${parts} is refused, with part and rule`, () => {
+    assert.throws(
+      () => describeDialect("my.json", parseDialect(parts), {}),
+      (thrown: Error) => {
+        assert.match(thrown.message, error);
+        return thrown instanceof RangeError;
+      },
+    );
+  });
+}
+
+test("a dialect of one's own expects what its parts can show", () => {
+  assert.deepEqual(own({}).expect, ["clean", "moved"]);
+  assert.deepEqual(own({ notice: "bye" }).expect, ["notice", "clean", "moved"]);
+  assert.deepEqual(own({ sequence: "#(\\d+)", farewell: "end" }).expect, ["complete", "farewell", "clean", "moved"]);
+  assert.deepEqual(own({ farewell: "bye" }, "nats").expect, ["farewell", "clean", "moved"]); // its ldm stays a bonus
+  assert.deepEqual(describeDialect("my.json", { notice: "bye" }, { sequence: "#(\\d+)" }).expect, [
+    "notice",
+    "complete",
+    "clean",
+    "moved",
+  ]);
+  assert.throws(() => own({ notice: "bye" }, "v1"), /^RangeError: notice cannot be changed in v1$/);
+});
+
+test("a pattern of one's own takes linear time, and looks at the beginning of a message", () => {
+  const { notice, sequence } = own({ notice: "^(a+)+$", sequence: "seq=(\\d+)" });
+  const startedAt = performance.now();
+  assert.equal(notice!(`${"a".repeat(8000)}b`), null);
+  assert.ok(performance.now() - startedAt < 5000);
+  assert.equal(sequence!(`${"x".repeat(8000)}seq=7`)![1], "7");
+  assert.equal(sequence!(`${"x".repeat(9000)}seq=7`), null);
+});
+
+test("a binary message is its text where it is one, else its digits", () => {
+  assert.equal(binaryText(Buffer.from("INFO {}\r\n")), "INFO {}\r\n");
+  assert.equal(binaryText(Buffer.from([0x20, 3, 0])), "hex:200300");
+  assert.equal(binaryText(Buffer.from([0xe0, 0x8b])), "hex:e08b");
+  assert.deepEqual([wireOf("hex:c000"), wireOf("hexagon")], [Buffer.from([0xc0, 0]), "hexagon"]);
+});
+
+test("a ledger reads notice, numbers, farewell and server in an application's own messages", () => {
+  const dialect = own({ notice: '"bye"', farewell: '"end"', sequence: '"n":(\\d+)', server: '"on":"([^"]+)"' });
+  const { ledger } = play([
+    { type: "OPEN" },
+    ...['{"n":7,"on":"pod-x"}', '{"n":8,"on":"pod-y"}', '{"n":10}', '{"n":9}', '{"n":10}', '{"bye"}', '{"n":12,"end"}']
+      .map((text): SessionEvent => ({ type: "TEXT", text })),
+    frameClosed(),
+    end(),
+  ], dialect);
+  assert.deepEqual([ledger.server, ledger.instance], ["pod-x", "pod-x"]);
+  assert.deepEqual([ledger.received, ledger.highest], [5, 12]);
+  assert.deepEqual([ledger.missing, ledger.reordered, ledger.duplicated], [[[11, 11]], [[9, 9]], [[10, 10]]]);
+  assert.ok(ledger.noticeAt !== undefined && ledger.closeAt !== undefined);
+});
+
+// deno-fmt-ignore
+const OWN_CASES: [what: string, texts: string[], symptom: Symptom | null, marks: string][] = [
+  ["all that it promises", ["1", "2", "bye", "3", "end"], null, "pass pass pass pass pass"],
+  ["a gap", ["1", "bye", "3", "end"], "DATA_LOST", "pass FAIL pass pass pass"],
+  ["a repeat", ["1", "1", "bye", "end"], "DATA_DUPLICATED", "pass FAIL pass pass pass"],
+  ["a late one", ["1", "3", "2", "bye", "end"], "DATA_REORDERED", "pass FAIL pass pass pass"],
+  ["no notice", ["1", "end"], "NO_NOTICE", "FAIL pass pass pass pass"],
+  ["no farewell", ["1", "bye"], "NO_FAREWELL", "pass pass FAIL pass pass"],
+  ["a message after the farewell", ["1", "bye", "end", "2"], "NO_FAREWELL", "pass pass FAIL pass pass"],
+];
+for (const [what, texts, symptom, marks] of OWN_CASES) {
+  test(`judge() of an application's own dialect with ${what} says ${symptom ?? "graceful"}`, () => {
+    const dialect = own({ notice: "bye", farewell: "end", sequence: "^(\\d+)$", codes: [4000] });
+    const steps: Step[] = [{ type: "OPEN" }, ...texts.map((text): SessionEvent => ({ type: "TEXT", text }))];
+    const { ledger, now } = play([...steps, frameClosed(4000), end()], dialect);
+    const next = new Ledger("ws://b/ws", dialect, 2000);
+    observe(next, { type: "OPEN" }, now + 10);
+    const redial: Redial = { startedAt: now, chosenMs: 5, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
+    const handover = judge(1, ledger, next, redial, { ...POLICY, expectCode: [] }, now + 10, 0);
+    assert.equal(handover.symptom, symptom);
+    const rules = RULES.map((rule) => handover.rules[rule] === "fail" ? "FAIL" : handover.rules[rule]).join(" ");
+    assert.equal(rules, marks);
+  });
+}
+
+// deno-fmt-ignore
+const ANSWERS: [code: number | undefined, reason: string, answer: RegExp | undefined][] = [
+  [4406, "Subprotocol not acceptable", /another subprotocol/],
+  [1010, "", /another subprotocol/],
+  [4408, "Connection initialisation timeout", /greeting/],
+  [1008, "invalid token", /who is there/],
+  [4401, "", /who is there/],
+  [1000, "ping timeout", /heartbeat/],
+  [1001, "Idle Timeout", /silent/],
+  [1001, "max connection age reached", /age/],
+  [4429, "", /fewer --sessions/],
+  [1003, "", /does not understand/],
+  [1001, "", undefined],
+  [1001, "going away", undefined],
+  [1012, "service restart", undefined],
+  [1001, "shutdown: drain timeout", undefined],
+  [1000, "", undefined],
+  [1005, "", undefined],
+  [4000, "restarting", undefined],
+  [undefined, "", undefined],
+];
+for (const [code, reason, answer] of ANSWERS) {
+  test(`a close with ${code} "${reason}" ${answer === undefined ? "may be a shutdown's" : "turns somebody away"}`, () => {
+    const found = answerTo(code, reason, [1001, 1012]);
+    if (answer === undefined) assert.equal(found, undefined);
+    else assert.match(found ?? "nothing", answer);
+  });
+}
+
+test("a session that a server closes for a reason of its own is TURNED_AWAY, also with a graceful code", () => {
+  const closed = (code: number, reason: string): Step[] => [
+    ...OPENING,
+    { type: "CLOSE_FRAME", code, reason },
+    end(),
+  ];
+  assert.equal(verdictOf(closed(4408, "")).symptom, "TURNED_AWAY");
+  assert.equal(
+    verdictOf(closed(1001, "idle timeout"), { policy: { expect: ["clean", "moved"] } }).symptom,
+    "TURNED_AWAY",
+  );
+  assert.equal(verdictOf(closed(1001, "bye"), { policy: { expect: ["clean", "moved"] } }).symptom, null);
+  assert.equal(verdictOf(closed(4408, ""), { policy: { expect: ["clean"], expectCode: [4408] } }).symptom, null);
+});
+
 // ---- Ledger
 
 type Step = SessionEvent | number;
 
 /** A ledger after events; a number lets so many ms pass. Starts at 1000. */
-function play(steps: Step[], dialect: Ledger["dialect"] = "v1"): { ledger: Ledger; now: number } {
+function play(steps: Step[], dialect: Dialect | string = "v1"): { ledger: Ledger; now: number } {
   const ledger = new Ledger("ws://a/ws", dialect, 2000);
   let now = 1000;
   for (const step of steps) {
@@ -211,7 +388,8 @@ test("a ledger keeps all that a session has shown, and nothing else", () => {
   assert.equal(openedAt, 1000);
   assert.deepEqual(rest, {
     ...rest,
-    dialect: "v1",
+    dialect: dialectNamed("v1"),
+    isNumbered: true,
     server: "pod-a",
     dueMs: 100,
     firstDataAt: 1000,
@@ -382,6 +560,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     drainMs: 200,
     remaining: { announced: 2, received: 2, intervalMs: 100 },
     received: 4,
+    isNumbered: true,
     sent: 2,
     lastSent: 2,
     resent: 0,
@@ -462,7 +641,7 @@ const SYMPTOM_CASES: [name: string, steps: Step[], way: Way, symptom: string | n
   ["a failed rule that nobody asked for", [...OPENING, end()], { policy: { expect: ["moved"] } }, null],
   ["plain, cut", [...PLAIN, end()], { dialect: "plain" }, "CUT_DURING_DRAIN", "pass n/a FAIL FAIL pass"],
   ["plain, closed without notice", [PLAIN[0]!, frameClosed(), end()], { dialect: "plain" }, null, "FAIL n/a FAIL pass pass"],
-  ["plain, all of it", [...PLAIN, TEXT("CLOSE"), frameClosed(), end()], { dialect: "plain" }, null, "pass n/a pass pass pass"],
+  ["plain, all of it", [...PLAIN, TEXT("CLOSE"), frameClosed(), end()], { dialect: "plain" }, null, "pass pass pass pass pass"],
   ["plain, more after CLOSE", [...PLAIN, TEXT("CLOSE"), TEXT("more"), frameClosed(), end()], { dialect: "plain", policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
   ["plain, without CLOSE", [...PLAIN, frameClosed(), end()], { dialect: "plain", policy: { expect: ["farewell"] } }, "NO_FAREWELL"],
 ];
@@ -602,6 +781,7 @@ function randomFrom(seed: number): (below: number) => number {
 /** The rules by whose failure a symptom may be named. */
 const NAMED_BY: Record<Symptom, Rule[]> = {
   WITNESS_ENDED: ["notice", "complete", "farewell", "clean"],
+  TURNED_AWAY: ["notice", "farewell", "clean"],
   STALLED: ["notice", "farewell", "clean"],
   CUT_WITHOUT_NOTICE: ["notice", "farewell", "clean"],
   NO_NOTICE: ["notice"],
