@@ -147,7 +147,10 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     const flags = [command, "--path=/elsewhere", "--start-timeout=2s"];
     const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
     assert.deepEqual([code, stdout], [2, ""]);
-    assert.match(stderr, /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+; HTTP 400: --subprotocol or --dialect, or another path in --url$/m);
+    assert.match(
+      stderr,
+      /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+; HTTP 400: --subprotocol or --dialect, or another path in --url$/m,
+    );
   });
 
   for (

@@ -396,7 +396,7 @@ describe("a token", { concurrency: 4 }, () => {
     assert.match(wrong.stderr, /refuses every dial with 401: see --token-file .*token$/);
     const none = await run(t, [process.execPath, "dist/client.js", ...flags]);
     assert.equal(none.code, 2);
-    assert.match(none.stderr, /refuses every dial with 401: it needs a token, see --token-file$/);
+    assert.match(none.stderr, /refuses every dial with 401: it wants to know who is there: --token-file, or --header/);
   });
 
   it("stays what it was when the file is spoilt", async (t) => {
