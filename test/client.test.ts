@@ -10,7 +10,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
-import type { WebSocket } from "ws";
+import { type WebSocket, WebSocketServer } from "ws";
 import { encode, type Frame, type Handover, PROBE_HEADER, type Symptom, VERSION } from "../protocol.ts";
 import { type Result, SETTINGS } from "../client.ts";
 import {
@@ -376,6 +376,21 @@ const REFUSED: [flags: string[], complaint: RegExp, env?: Record<string, string>
   [["--subprotocol=a b"], /^--subprotocol must be a token/],
   [["--ping-interval=5"], /^--ping-interval must carry a unit/],
   [["--max-message=10"], /^--max-message must be an integer/],
+  [["--dialect=mqtt5"], /^--dialect must be auto, v1, plain, .*, nats, or a \.json file: current value is 'mqtt5'$/],
+  [["--dialect=/no/such.json"], /^--dialect cannot be used: ENOENT.*: current value is '\/no\/such.json'$/],
+  [
+    ["--dialect=package.json"],
+    /^--dialect cannot be used: it has an unknown part "name": its parts are .*'package.json'$/,
+  ],
+  [["--dialect=v1", "--say=hi"], /^--dialect v1: open cannot be changed in v1$/],
+  [["--sequence=[0-9]+"], /^--dialect auto: 'sequence' must have one group, which is what it finds: "\[0-9\]\+"$/],
+  [
+    ["--ready=(a"],
+    /^--dialect auto: 'ready' must be a regular expression without back references and lookaround \(.*\): "\(a"$/,
+  ],
+  [["--reply=x"], /^--reply must be 'REGEX=TEXT'$/],
+  [["--heartbeat=ping"], /^--dialect auto: 'heartbeat' must be TEXT@25s: "ping"$/],
+  [["--say=@/no/such/file"], /^--say cannot be used: ENOENT.*no such file/],
   [["--evidence=x"], /^--evidence needs --disrupt watch$/],
   [["--expect-code=99"], /^--expect-code must be a close code that may be sent: .*, or 1005: current value is '99'$/],
   [["--expect-code=1001,1006"], /^--expect-code must be a close code .*: current value is '1001,1006'$/],
@@ -1227,6 +1242,126 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     await startOn(t, [plain], "--handovers=1", "--probe-interval=50ms", "--header=Cookie: own=1").result;
     assert.deepEqual(brought.slice(0, 2), ["own=1", "own=1; srv=0; seen=yes"]);
     assert.ok(probes.length > 0 && probes.every((cookie) => cookie === "own=1"), probes.join());
+  });
+
+  /** An application that wants a greeting and a heartbeat, numbers its messages, and on `shutDown` ends as `end` says. */
+  async function startShop(t: TestContext, name: string, end: string[], heard: string[] = []) {
+    const shutDown: (() => void)[] = [];
+    const server = await startPeer(t, (ws) => {
+      let next = 40;
+      ws.send("who?");
+      ws.on("message", (data, isBinary) => {
+        const text = isBinary ? `binary ${(data as Buffer).toString("hex")}` : String(data);
+        heard.push(text);
+        if (text === "token 7") ws.send(`welcome to ${name}`);
+        if (text !== "binary 0102") return;
+        ws.send(`tick ${++next}`);
+        ws.send("are you there 5?");
+      });
+      shutDown.push(() => {
+        for (const text of end) ws.send(text.replace("N", () => String(++next)).replace("M", () => String(next += 2)));
+        ws.close(4000, "restarting");
+      });
+    }, true);
+    return { ...server, shutDown: () => shutDown.forEach((one) => one()) };
+  }
+
+  const SHOP = {
+    ready: "^welcome",
+    replies: { "^are you there (\\d)": "yes $1" },
+    heartbeat: "hex:0102@50ms",
+    notice: "^closing",
+    farewell: "^closed$",
+    sequence: "^tick (\\d+)$",
+    server: "^welcome to (\\S+)",
+    codes: [4000],
+  };
+  for (
+    const [what, end, symptom, code] of [
+      ["keeps its promises", ["closing", "tick N", "closed"], undefined, 0],
+      ["loses a message", ["closing", "tick M", "closed"], "DATA_LOST", 1],
+      ["says nothing beforehand", ["tick N", "closed"], "NO_NOTICE", 1],
+      ["says no farewell", ["closing", "tick N"], "NO_FAREWELL", 1],
+    ] as const
+  ) {
+    it(`judges an application that ${what} by all five rules, in its own words`, async (t) => {
+      const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+      t.after(() => rmSync(folder, { recursive: true }));
+      const [file, secret] = [join(folder, "shop.json"), join(folder, "token")];
+      writeFileSync(file, JSON.stringify(SHOP));
+      writeFileSync(secret, "token 7\n");
+      const heard: string[] = [];
+      const shops = [await startShop(t, "shop-1", [...end], heard), await startShop(t, "shop-2", [])];
+      const client = startOn(t, shops, `--dialect=${file}`, `--say=@${secret}`, "--handovers=1");
+      await client.line(/ session-opened +slot 1 on shop-1, shop\.json/);
+      while (!heard.includes("yes 5")) await pause(5);
+      shops[0]!.shutDown();
+      const { handover, ...result } = await endOf(client);
+      assert.deepEqual([result.code, handover.symptom ?? undefined], [code, symptom]);
+      assert.deepEqual([handover.from, handover.to, handover.dialect], ["shop-1", "shop-2", "shop.json"]);
+      assert.deepEqual(result.expected, { "shop.json": ["notice", "complete", "farewell", "clean", "moved"] });
+      assert.equal(result.messages.lost, symptom === "DATA_LOST" ? 1 : 0);
+      assert.equal(handover.rules.clean, "pass");
+      assert.equal(heard[0], "token 7");
+      assert.doesNotMatch(JSON.stringify(result) + client.lines.join(), /token 7/);
+    });
+  }
+
+  it("counts a session from the ready message on, and says where none came", async (t) => {
+    const silent = await startPeer(t, (ws) => ws.send("not yet"), true);
+    const client = startText(t, {}, ...urls(silent), "--ready=^go$", "--connect-timeout=200ms", "--timeout=2s");
+    assert.equal((await client.exited).code, 2);
+    assert.match(client.lines.join("\n"), /dial-failed .*: not ready within 200ms/);
+    assert.match(client.lines.at(-1)!, /^Never connected to .*: timeout ×\d+$/);
+  });
+
+  it("says SAME_SERVER where a header tells who answers", async (t) => {
+    const shop = await startPeer(t, (ws) => setTimeout(() => ws.close(1001), 1100), true);
+    shop.wss.on("headers", (headers) => headers.push("X-Pod: shop-1"));
+    const { handover, code } = await endOf(startOn(t, [shop], "--server-name=header:X-Pod", "--handovers=1"));
+    assert.deepEqual([code, handover.from, handover.symptom], [1, "shop-1", "SAME_SERVER"]);
+  });
+
+  it("reads an application that compresses", async (t) => {
+    const server = new WebSocketServer({ port: 0, perMessageDeflate: { threshold: 0 } });
+    t.after(() => server.close());
+    server.on("connection", (ws) => ws.send(`bye ${"x".repeat(5000)}`));
+    await once(server, "listening");
+    const url = `ws://127.0.0.1:${(server.address() as { port: number }).port}/`;
+    const client = startOn(t, [{ url }], "--notice=^bye x+$");
+    await client.line(/ shutdown-notice /);
+    for (const ws of server.clients) ws.terminate();
+    await stop(client);
+  });
+
+  it("says of a close frame with a code that nobody may send which one it is", async (t) => {
+    const server = await startPeer(t, (ws, socket) => {
+      ws.send("hello");
+      setTimeout(() => socket.end(Buffer.from([0x88, 2, 0x03, 0xed])), 1100); // 1005, as Deno's abort sends it
+    }, true);
+    const { handover, code } = await endOf(startOn(t, [server], "--handovers=1"));
+    assert.deepEqual([code, handover.symptom, handover.code], [1, "WRONG_CLOSE_CODE", 1005]);
+  });
+
+  it("says TURNED_AWAY of a graceful end where the evidence shows that no pod was ending", async (t) => {
+    const server = await startPeer(t, (ws) => {
+      ws.send("hello");
+      setTimeout(() => ws.close(1001), 1500);
+    }, true);
+    const folder = mkdtempSync(join(tmpdir(), "client-test-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const object = {
+      metadata: { name: "shop-1", uid: "1", resourceVersion: "" },
+      spec: { containers: [{ name: "app" }] },
+      status: { containerStatuses: [{ name: "app", restartCount: 0, state: { running: {} } }] },
+    };
+    writeFileSync(join(folder, "evidence"), JSON.stringify({ stream: "pods", list: { items: [object] } }));
+    const evidence = ["--disrupt=watch", `--evidence=${join(folder, "evidence")}`];
+    const { handovers, counts, code, findings } = await endOf(startOn(t, [server], "--handovers=1", ...evidence));
+    assert.deepEqual([code, handovers[0]!.symptom, handovers[0]!.rules.clean], [1, "TURNED_AWAY", "fail"]);
+    assert.deepEqual([counts.graceful + counts.failed, counts.graceful < counts.failed], [handovers.length, true]);
+    const { text } = findings.find(({ name }) => name === "TURNED_AWAY")!;
+    assert.match(text, /ended a session by itself with 1001 after 1\.5\d?s: nothing was being shut down/);
   });
 
   it("brings --header and --subprotocol, and keeps a header's value to itself", async (t) => {
