@@ -3,11 +3,14 @@
 //
 //   node rehearse.mjs --sessions 100 --fault exit-mid-drain
 //   node rehearse.mjs --server 'node my-server.js' --path /socket
+//   node rehearse.mjs --service --disrupt rollout --pre-stop 5s
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { get as httpGet } from "node:http";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect, createServer } from "node:net";
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
@@ -15,15 +18,28 @@ import mri from "mri";
 
 const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
-  grace: ["GRACE", "30s", "from SIGTERM to SIGKILL: 30s, 2m, 500ms; a bare number is seconds"],
+  grace: ["GRACE", "30s", "from the deletion to SIGKILL: 30s, 2m, 500ms; a bare number is seconds"],
   fault: ["FAULT", "none", "the promise that the victim breaks"],
   server: ["SERVER", "", "your own server's command instead; its port is PORT, and {port} in the command"],
   path: ["SERVER_PATH", "/", "with --server: the path of its WebSocket URL"],
   "start-timeout": ["START_TIMEOUT", "60s", "with --server: how long it may take to listen"],
+  service: ["SERVICE", "", "a switch: one address in between, which spreads new connections over the ready instances"],
+  disrupt: ["DISRUPT", "delete", "with --service: delete, rollout or scale-in"],
+  replace: ["REPLACE", "", "a switch, with --service: another instance is ready before one is deleted"],
+  "pre-stop": ["PRE_STOP", "0s", "with --service: from the deletion to SIGTERM; it is part of the grace"],
+  propagation: [
+    "PROPAGATION",
+    "1s",
+    "with --service: how long a change takes to reach those who route new connections",
+  ],
   command: ["COMMAND", "node dist/{role}.js", "another build of this project: {role} is server or client"],
 };
+/** Those that are on or off. */
+const SWITCHES = ["service", "replace"];
+/** Those that mean nothing without --service. */
+const OF_SERVICE = ["disrupt", "replace", "pre-stop", "propagation"];
 /** Settings that the rehearsal itself must choose. */
-const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeout", "disrupt", "evidence"];
+const CHOSEN = ["port", "host", "name", "admin-port", "url", "handovers", "timeout", "evidence"];
 /** Settings without which there is no rehearsal: a program that does not have them is another one. */
 const NEEDED = {
   server: ["port", "host", "admin-port", "name", "fault", "remaining-interval", "spread"],
@@ -37,6 +53,18 @@ const START_TIMEOUT_MS = 120_000;
 const STOP_AFTER_GRACE_MS = 25_000;
 const KILL_AFTER_GRACE_MS = 29_000;
 const POLL_INTERVAL_MS = 50;
+/** What the Service in between is late by less than this decides nothing. */
+const LATE_MS = 500;
+/** What kubelet leaves at the least from SIGTERM to SIGKILL, also where preStop has taken all the grace. */
+const LEAST_KILL_MS = 2000;
+/** A connection that is younger may be a probe's, or a session that does not count yet. */
+const LIFE_MS = 1500;
+/** A pod is not ready before: it is scheduled, its sandbox made, its first probe answered. */
+const LEAST_READY_MS = 2000;
+/** A move that takes longer than --max-reconnect has failed by then, however late a dial is. */
+const AFTER_RECONNECT_MS = 1000;
+/** So many probes must have led elsewhere before the client says that a race is over. */
+const PROBES_AFTER_RACE = 6;
 /** From the last session of somebody's own server to the signal. */
 const OWN_SETTLE_MS = 1500;
 /** What is kept of a program's stdout, in characters. */
@@ -60,95 +88,138 @@ async function main() {
   const guard = new Guard();
   const options = await readOptions(guard);
   if (options === undefined) return;
-  const { own, handedThrough, sessions, json } = options;
-  const reportFile = join(guard.folder, "result.json");
+  const { own, sessions } = options;
 
-  // Start. The victim comes first, so that every session starts there; one after the other, so that a bad setting is
-  // told once.
-  const servers = [];
-  for (let number = 1; number <= own.servers; number++) {
-    if (own.server !== "") {
-      servers.push(await startOwn(guard, `server-${number}`, own));
-      continue;
-    }
-    const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
-    const who = ["--name", `server-${number}`, "--fault", number === 1 ? own.fault : "none"];
-    const command = [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
-    const server = new Program(guard, `server-${number}`, command, colours(process.stderr));
-    const port = portIn(await server.says("listening"), /:(\d+)\/ws/, server);
-    server.url = `ws://127.0.0.1:${port}/ws`; // thousands of dials need not ask who localhost is
-    servers.push(server);
-  }
-  const [victim, ...others] = servers;
+  // Start. One server after the other, so that a bad setting is told once.
+  const deployment = new Deployment(guard, options);
+  for (let number = 1; number <= own.servers; number++) await deployment.start();
+  const [victim] = deployment.instances;
+  const service = own.service ? await Service.open(deployment.instances, own.propagationMs) : undefined;
   const idleServerBytes = victim.residentBytes();
-
-  const urls = servers.flatMap(({ url }) => ["--url", url]);
-  const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
-  // An older build knows no evidence, and names no cause.
-  if (options.knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
-  const command = [...commandFor("client", own.command), ...flags, ...handedThrough.client];
-  const client = new Program(guard, "client", command, colours(process.stdout));
-  const kubelet = new Kubelet((line) => options.knowsEvidence && client.hear(line), own.graceMs);
-  for (const server of servers) kubelet.run(server);
-  const adminPort = portIn(await client.says("started"), /admin port (\d+)|"adminPort":(\d+)/, client);
-  const ask = (path) => get(`http://127.0.0.1:${adminPort}${path}`);
+  const client = new Client(guard, options, addressesOf(deployment, service));
+  const { graceMs, preStopMs } = own;
+  const watches = new Watches({ client, service, graceMs, preStopMs });
+  const kubelet = new Kubelet({ watches, service, graceMs, preStopMs });
+  for (const server of deployment.instances) kubelet.run(server);
+  await client.start();
   const idleClientBytes = client.residentBytes();
 
   // Wait, until every session has been acknowledged in both directions; of somebody's own server, until all are connected,
   // for as long as sessions must live to count. Whatever ends early is judged as well.
-  const steady = own.server === "" ? client.says("steady") : untilHeld(client, ask, own.startTimeoutMs);
+  const steady = own.server === "" ? client.says("steady") : client.holds(own.startTimeoutMs);
   await Promise.race([steady, victim.exited, client.exited]);
   const memory = {
-    serverBytesPerSession: perSession(victim.residentBytes() - idleServerBytes, sessions),
+    // Behind a Service one server does not have them all.
+    serverBytesPerSession: service ? null : perSession(victim.residentBytes() - idleServerBytes, sessions),
     clientBytesPerSession: perSession(client.residentBytes() - idleClientBytes, sessions),
   };
-  const held = sessionsOn(victim, await ask("/report"));
-  if (own.fault === "crash" && held > 0) await Promise.race([victim.exited, client.exited, pause(START_TIMEOUT_MS)]);
 
-  // Signal, as kubelet does it: SIGTERM to the process, and when the grace is over SIGKILL to all that it started.
-  const crashed = victim.hasExited;
-  const signalledAt = performance.now();
-  let killed = false;
-  if (!crashed) kubelet.delete(victim);
-  victim.terminate();
-  const kill = setTimeout(() => killed = victim.kill(), own.graceMs);
-  victim.exited.then(() => clearTimeout(kill));
-  // The client gets a chance to give its verdict before its time is up, too.
-  const stop = setTimeout(() => client.terminate(), own.graceMs + STOP_AFTER_GRACE_MS);
-  const giveUp = setTimeout(() => client.kill(), own.graceMs + KILL_AFTER_GRACE_MS);
-
-  // Wait, until the victim's sessions have been judged.
-  const exit = await victim.exited;
-  kubelet.end(victim, exit);
-  await untilSettled(client, ask);
-  client.terminate();
-  const { code } = await client.exited;
-  [stop, giveUp].forEach(clearTimeout);
+  // Disrupt, and wait until the sessions of all that ended have been judged.
+  const endings = await disrupt({ own, deployment, kubelet, client, service });
+  const graceAt = Math.max(...endings.map(({ deletedAt }) => deletedAt + own.graceMs));
+  // One that takes another's place may have come later than the grace.
+  const lastAt = Math.max(graceAt, own.service ? performance.now() : 0);
+  const code = await client.judges(lastAt, async () => {
+    await service?.settle(options.probeIntervalMs);
+    return service?.isDeserted ? options.maxReconnectMs + AFTER_RECONNECT_MS : undefined;
+  });
   if (code === 2) throw new UserError(); // it has said why
   if (code !== 0 && code !== 1) throw new UserError("The client gave no verdict");
-  others.forEach((server) => server.terminate());
-  await Promise.race([Promise.all(servers.map(({ exited }) => exited)), pause(1000)]);
+  await deployment.end();
 
-  // Judge: the verdict is the client's, if it has seen what was to be seen.
-  const result = parseResult(existsSync(reportFile) ? readFileSync(reportFile, "utf8") : "");
-  const findings = [];
-  const unjudged = whyUnjudged(result.handovers, victim, held);
-  if (unjudged !== null) findings.push({ name: "NOT_JUDGED", text: unjudged });
-  if (killed && !result.findings.some(({ name }) => name === "EXIT_HUNG")) {
-    const name = result.verdict === "PASS" ? "EXIT_HUNG" : "SIGKILL";
-    const text = `${victim.name} had not exited ${own.graceMs / 1000} s after SIGTERM, and was killed with SIGKILL`;
-    findings.push({ name, text });
+  await print(client, verdictOn(client.result(), endings, service, options, memory), options.json);
+}
+
+/** Where the client dials: the Service, or every instance, the victim's first, so that every session starts there. */
+function addressesOf({ instances }, service) {
+  return service === undefined ? instances.map(({ url }) => url) : [service.url];
+}
+
+/** Ends instances in one of the ways of `DISRUPTIONS`; how each of them ended, once it has. */
+async function disrupt({ own, deployment, kubelet, client, service }) {
+  const [victim, ...others] = deployment.instances;
+  const heldBefore = await client.heldOn(victim, service);
+  if (own.fault === "crash" && heldBefore > 0) {
+    await Promise.race([victim.exited, client.exited, pause(START_TIMEOUT_MS)]);
   }
-  const unconfirmed = victim.said("drain-complete")?.match(/(\d+) unconfirmed/)?.[1];
-  if (unconfirmed) {
-    findings.push({ name: "UNCONFIRMED_CLOSE", text: `peers that did not answer the close frame: ${unconfirmed}` });
+  const begin = (instance) => {
+    const held = instance === victim ? heldBefore : service.heldOn(instance);
+    const deletedAt = performance.now();
+    // It has ended by itself: nobody deletes it, or brings another.
+    const over = instance.hasExited ? instance.exited.then((exit) => ({ exit })) : kubelet.delete(instance);
+    return over.then((end) => ({ instance, held, deletedAt, killedMs: null, signalledAt: null, ...end }));
+  };
+  const start = async () => {
+    const [instance] = await Promise.all([deployment.start(), pause(LEAST_READY_MS)]);
+    kubelet.run(instance);
+  };
+  const how = victim.hasExited ? "scale-in" : own.disrupt;
+  return await DISRUPTIONS[how]({ victim, all: [victim, ...others], begin, start, isReplacedFirst: own.replace });
+}
+
+/** What becomes of the instances, as their controllers have it. `begin` deletes one, and resolves once it has ended. */
+const DISRUPTIONS = {
+  /** Nobody takes its place. */
+  "scale-in": async ({ victim, begin }) => [await begin(victim)],
+  /** The ReplicaSet brings another once one is being deleted. */
+  delete: async ({ victim, begin, start, isReplacedFirst }) => {
+    if (isReplacedFirst) await start();
+    const [ending] = await Promise.all([begin(victim), isReplacedFirst ? undefined : start()]);
+    return [ending];
+  },
+  /** maxSurge 1, maxUnavailable 0: one is deleted once the next is ready, and nobody waits for its end. */
+  rollout: async ({ all, begin, start }) => {
+    const endings = [];
+    for (const instance of all) {
+      await start();
+      endings.push(begin(instance));
+    }
+    return await Promise.all(endings);
+  },
+};
+
+/** The verdict is the client's, if it has seen what was to be seen; with it what the run cost. */
+function verdictOn(result, endings, service, options, memory) {
+  const unjudged = whyUnjudged(result.handovers, endings, service);
+  const added = findingsOf(result, endings, options.own);
+  if (unjudged !== null) added.unshift({ name: "NOT_JUDGED", text: unjudged });
+  if (service?.lateMs > LATE_MS) {
+    const text =
+      `for up to ${service.lateMs} ms the Service in between handed nothing on: that is not the server's silence`;
+    added.push({ name: "SERVICE_SLOW", text });
   }
   const verdict = unjudged === null ? result.verdict : "FAIL";
-  const exitMs = crashed ? null : Math.round(exit.at - signalledAt);
-  const isScripted = exitMs !== null && !killed && own.server === "";
+  return { result, verdict, unjudged, added, cost: costOf(result, endings, options, memory) };
+}
+
+function findingsOf(result, endings, { preStopMs }) {
+  return endings.flatMap(({ instance, killedMs }) => {
+    const findings = [];
+    if (killedMs !== null && !result.findings.some(({ name }) => name === "EXIT_HUNG")) {
+      const name = result.verdict === "PASS" ? "EXIT_HUNG" : "SIGKILL";
+      const since = preStopMs === 0 ? "SIGTERM" : "its deletion";
+      const text = `${instance.name} had not exited ${killedMs / 1000} s after ${since}, and was killed with SIGKILL`;
+      findings.push({ name, text });
+    }
+    const unconfirmed = instance.said("drain-complete")?.match(/(\d+) unconfirmed/)?.[1];
+    if (unconfirmed) {
+      findings.push({ name: "UNCONFIRMED_CLOSE", text: `peers that did not answer the close frame: ${unconfirmed}` });
+    }
+    return findings;
+  });
+}
+
+/** Of several that ended, the exit is the slowest's. */
+function costOf(result, endings, options, memory) {
+  const exits = endings.filter(({ signalledAt }) => signalledAt !== null);
+  const exitMs = exits.length === 0
+    ? null
+    : Math.round(Math.max(...exits.map(({ exit, signalledAt }) => exit.at - signalledAt)));
+  const isScripted = endings.length === 1 && exitMs !== null && endings[0].killedMs === null &&
+    options.own.server === "";
   const scripted = isScripted ? scriptedMs(result.handovers, options) : null;
-  const cost = {
-    sessions,
+  return {
+    sessions: options.sessions,
     messages: result.messages.received + result.messages.sent,
     exitMs,
     scriptedMs: scripted,
@@ -159,14 +230,63 @@ async function main() {
     lateTotalMs: result.witness?.totalLateMs ?? null,
     ...memory,
   };
+}
 
-  // Print.
+async function print(client, { result, verdict, unjudged, added, cost }, json) {
+  const { handovers } = result;
   const lastLine = verdict === result.verdict ? undefined : `${verdict}  ${unjudged}`;
   const text = json
-    ? `${JSON.stringify({ verdict, handovers: result.handovers, cost, findings: [...result.findings, ...findings] })}\n`
-    : renderText(client.output, cost, findings, lastLine);
+    ? `${JSON.stringify({ verdict, handovers, cost, findings: [...result.findings, ...added] })}\n`
+    : renderText(client.output, cost, added, lastLine);
   await new Promise((resolve) => process.stdout.write(text, resolve));
   process.exit(process.exitCode ?? (verdict === "PASS" ? 0 : 1));
+}
+
+/** The instances of the server, the victim first: each a process with a port of its own. */
+class Deployment {
+  /** All that were started and are ready, those that have ended included. */
+  instances = [];
+  #guard;
+  #options;
+
+  constructor(guard, options) {
+    this.#guard = guard;
+    this.#options = options;
+  }
+
+  /** The next one, once it is ready. */
+  async start() {
+    const number = this.instances.length + 1;
+    const { own } = this.#options;
+    const instance = own.server === ""
+      ? await this.#startOurs(`server-${number}`, this.#isFaulty(number) ? own.fault : "none")
+      : await startOwn(this.#guard, `server-${number}`, own);
+    this.instances.push(instance);
+    return instance;
+  }
+
+  /** A rollout takes the fault away, everywhere; else it is the victim's. */
+  #isFaulty(number) {
+    const { own } = this.#options;
+    return number <= (own.disrupt === "rollout" ? own.servers : 1);
+  }
+
+  async #startOurs(name, fault) {
+    const { own, handedThrough } = this.#options;
+    const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
+    const who = ["--name", name, "--fault", fault];
+    const command = [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
+    const server = new Program(this.#guard, name, command, colours(process.stderr));
+    const port = portIn(await server.says("listening"), /:(\d+)\/ws/, server);
+    server.url = `ws://127.0.0.1:${port}/ws`; // thousands of dials need not ask who localhost is
+    return server;
+  }
+
+  /** Ends what is still there. */
+  async end() {
+    for (const instance of this.instances) instance.terminate();
+    await Promise.race([Promise.all(this.instances.map(({ exited }) => exited)), pause(1000)]);
+  }
 }
 
 /** Somebody's own server, up once its port accepts; a `UserError` where it does not. */
@@ -266,21 +386,31 @@ function killGroup(pid) {
 }
 
 /** Tells the client what a cluster's watches would tell of the servers: each is a pod with one container. */
-class Kubelet {
-  #tell;
+class Watches {
+  #client;
   #graceMs;
+  #preStopMs;
+  /** Of the Service, where there is one. */
+  #slice;
   #pods = new Map();
 
-  constructor(tell, graceMs) {
-    this.#tell = tell;
+  constructor({ client, graceMs, preStopMs, service }) {
+    this.#client = client;
     this.#graceMs = graceMs;
+    this.#preStopMs = preStopMs;
+    if (service === undefined) return;
+    const labels = { "kubernetes.io/service-name": "server-service" };
+    const metadata = { name: "server-service-1", uid: "server-service-1", resourceVersion: "", labels };
+    this.#slice = { metadata, endpoints: [], ports: [] };
   }
 
   run({ name, url }) {
+    const lifecycle = { preStop: { sleep: { seconds: this.#preStopMs / 1000 } } };
+    const container = { name: "server", ...this.#preStopMs === 0 ? {} : { lifecycle } };
     const status = { name: "server", restartCount: 0, state: { running: {} } };
     this.#pods.set(name, {
       metadata: { name, uid: name, resourceVersion: "" },
-      spec: { terminationGracePeriodSeconds: this.#graceMs / 1000, containers: [{ name: "server" }] },
+      spec: { terminationGracePeriodSeconds: this.#graceMs / 1000, containers: [container] },
       status: {
         phase: "Running",
         podIP: new URL(url).host,
@@ -289,6 +419,8 @@ class Kubelet {
       },
     });
     this.#show(name, "ADDED");
+    this.#slice?.endpoints.push({ targetRef: { uid: name }, conditions: { ready: true, serving: true } });
+    this.#showSlice();
   }
 
   delete({ name }) {
@@ -296,6 +428,7 @@ class Kubelet {
     metadata.deletionTimestamp = new Date(Date.now() + this.#graceMs).toISOString();
     metadata.deletionGracePeriodSeconds = this.#graceMs / 1000;
     this.#show(name, "MODIFIED");
+    this.#changeEndpoint(name, { ready: false, terminating: true });
   }
 
   /** The process has ended: as a container runtime says it, with 128 + the signal that ended it. */
@@ -306,11 +439,214 @@ class Kubelet {
     Object.assign(status, { phase: exitCode === 0 ? "Succeeded" : "Failed", conditions: [] });
     status.containerStatuses[0].state = { terminated };
     this.#show(name, "MODIFIED");
+    this.#changeEndpoint(name, { ready: false, serving: false });
   }
 
   #show(name, type) {
-    this.#tell(JSON.stringify({ stream: "pods", type, object: this.#pods.get(name) }));
+    this.#tell({ stream: "pods", type, object: this.#pods.get(name) });
   }
+
+  #changeEndpoint(name, change) {
+    const endpoint = this.#slice?.endpoints.find(({ targetRef }) => targetRef.uid === name);
+    if (endpoint === undefined) return;
+    Object.assign(endpoint.conditions, change);
+    this.#showSlice();
+  }
+
+  #showSlice() {
+    if (this.#slice !== undefined) this.#tell({ stream: "endpointslices", type: "MODIFIED", object: this.#slice });
+  }
+
+  #tell(event) {
+    this.#client.learn(JSON.stringify(event));
+  }
+}
+
+/** Ends pods as kubelet does: preStop, SIGTERM, and SIGKILL when the grace is over. It does not wait for the Service. */
+class Kubelet {
+  #watches;
+  #service;
+  #graceMs;
+  #preStopMs;
+
+  constructor({ watches, service, graceMs, preStopMs }) {
+    this.#watches = watches;
+    this.#service = service;
+    this.#graceMs = graceMs;
+    this.#preStopMs = preStopMs;
+  }
+
+  /** From now on its end is told, whatever ends it. */
+  run(instance) {
+    this.#watches.run(instance);
+    this.#service?.add(instance);
+    void instance.exited.then((exit) => {
+      this.#watches.end(instance, exit);
+      this.#service?.remove(instance);
+    });
+  }
+
+  /** How the process has ended, once it has. */
+  async delete(instance) {
+    this.#watches.delete(instance);
+    this.#service?.retire(instance);
+    const termMs = Math.min(this.#preStopMs, this.#graceMs);
+    const killMs = Math.max(this.#graceMs, termMs === 0 ? 0 : termMs + LEAST_KILL_MS);
+    const end = { signalledAt: null, killedMs: null };
+    const signal = () => {
+      end.signalledAt = performance.now();
+      instance.terminate();
+    };
+    // SIGTERM goes to the process, SIGKILL to all that it started.
+    const kill = () => end.killedMs = instance.kill() ? killMs : null;
+    const timers = [setTimeout(kill, killMs)];
+    if (termMs === 0) signal();
+    else timers.push(setTimeout(signal, termMs));
+    const exit = await instance.exited;
+    timers.forEach(clearTimeout);
+    return { exit, ...end };
+  }
+}
+
+/**
+ * A Service: one address, from where each new connection goes to one of the ready instances. To which is left to chance,
+ * as kube-proxy leaves it (iptables, nftables): so what is uneven on a cluster is uneven here. It learns of everything
+ * `propagationMs` late, as every node's kube-proxy does. Where none is ready those that are ending get them (Kubernetes
+ * 1.28 and newer), and where nobody is left they are refused.
+ */
+class Service {
+  url;
+  #propagationMs;
+  #port = 0;
+  #listener;
+  /** Whom new connections are for, as far as the news has come: instances by whether they are ready. */
+  #routes = new Map();
+  #connections = new Set();
+  #hasBegun = false;
+  #news = [];
+  #delay = monitorEventLoopDelay();
+
+  /** Of instances that are ready already. */
+  static async open(instances, propagationMs) {
+    const service = new Service();
+    service.#propagationMs = propagationMs;
+    for (const instance of instances) service.#routes.set(instance, true);
+    await service.#listen();
+    service.#delay.enable();
+    service.url = Object.assign(new URL(instances[0].url), { port: service.#port }).href;
+    return service;
+  }
+
+  add(instance) {
+    if (!this.#routes.has(instance)) this.#hear(() => this.#routes.set(instance, true));
+  }
+
+  /** It is terminating. */
+  retire(instance) {
+    this.#hear(() => this.#routes.has(instance) && this.#routes.set(instance, false));
+  }
+
+  remove(instance) {
+    this.#hear(() => this.#routes.delete(instance));
+  }
+
+  /** Nobody is left who could take a connection. */
+  get isDeserted() {
+    return this.#candidates().length === 0;
+  }
+
+  /** For how long it has handed on nothing, at the most: this process was busy, or stopped. */
+  get lateMs() {
+    return Math.round(this.#delay.max / 1e6);
+  }
+
+  /** How many sessions an instance holds, at the least. */
+  heldOn(instance) {
+    const now = performance.now();
+    return [...this.#connections].filter((one) => one.instance === instance && now - one.since > LIFE_MS).length;
+  }
+
+  /** Until all news has come; with probes until so many have come after it that they tell. */
+  async settle(probeIntervalMs) {
+    await Promise.all(this.#news);
+    await pause(Math.min(PROBES_AFTER_RACE * probeIntervalMs, STOP_AFTER_GRACE_MS / 2));
+  }
+
+  #hear(change) {
+    this.#news.push(
+      pause(this.#propagationMs).then(() => {
+        const before = this.#candidates().join();
+        change();
+        if (this.#candidates().join() !== before) this.#follow();
+      }),
+    );
+  }
+
+  #candidates() {
+    const ready = [...this.#routes].filter(([, isReady]) => isReady);
+    return (ready.length > 0 ? ready : [...this.#routes]).map(([instance]) => instance);
+  }
+
+  /** With nobody behind it there is no listener: the system refuses. */
+  #follow() {
+    const names = this.#candidates().map(String);
+    note("service", names.length === 0 ? "new connections are refused" : `new connections go to ${names.join(", ")}`);
+    if (names.length > 0 && this.#listener === undefined) void this.#listen();
+    if (names.length > 0 || this.#listener === undefined) return;
+    this.#listener.close();
+    this.#listener = undefined;
+  }
+
+  async #listen() {
+    const options = { allowHalfOpen: true, noDelay: true };
+    const listener = this.#listener = createServer(options, (client) => this.#route(client));
+    const address = { port: this.#port, host: "127.0.0.1", backlog: 4096 };
+    // While nobody listened the port may have been taken for somebody's own dial.
+    listener.on(
+      "error",
+      () => setTimeout(() => this.#listener === listener && listener.listen(address), POLL_INTERVAL_MS),
+    );
+    listener.listen(address);
+    await new Promise((resolve) => listener.once("listening", resolve));
+    this.#port = listener.address().port;
+  }
+
+  #route(client) {
+    const candidates = this.#candidates();
+    // The first of all connections, which is session 1's, goes to the instance that is to end.
+    const index = this.#hasBegun ? Math.floor(Math.random() * candidates.length) : 0;
+    this.#hasBegun = true;
+    const instance = candidates[index];
+    if (instance === undefined) return reset(client.on("error", () => {}));
+    const connection = { instance, since: performance.now() };
+    this.#connections.add(connection);
+    client.once("close", () => this.#connections.delete(connection));
+    const where = { port: Number(new URL(instance.url).port), host: "127.0.0.1" };
+    // Nothing more is read than can be handed on: a reset would throw it away.
+    const server = connect({ ...where, allowHalfOpen: true, noDelay: true, readableHighWaterMark: 1 });
+    handOn(client, server);
+    handOn(server, client);
+  }
+}
+
+/** Whatever one socket brings goes to the other: bytes at the other's pace, a FIN after them, and a reset as a reset. */
+function handOn(from, to) {
+  from.on("data", (chunk) => {
+    if (!to.write(chunk)) from.pause();
+  });
+  to.on("drain", () => from.resume());
+  from.on("end", () => {
+    // Where a reset is read together with the bytes before it, Node up to 24 says end: writing nothing tells.
+    if (!from.writable || from.writableLength > 0) to.end();
+    else from.write("", (error) => error || to.end());
+  });
+  from.on("error", () => reset(to));
+}
+
+/** An RST once all is written, and no FIN before it, as `resetAndDestroy` alone would send. */
+function reset(socket) {
+  socket._final = (done) => done();
+  socket.resetAndDestroy();
 }
 
 /** A program that the rehearsal runs; where it has a name, its log lines go on to stderr with it before them. */
@@ -356,9 +692,13 @@ class Program {
   }
 
   #onLine(line) {
-    process.stderr.write(`${kleur.dim(`[${this.name}]`)} ${line}\n`);
+    note(this.name, line);
     if (this.#lines.push(line) > 1000) this.#lines.shift();
     for (const check of this.#waiting) check(line);
+  }
+
+  toString() {
+    return this.name;
   }
 
   /** The last line with this action, so far. */
@@ -414,6 +754,11 @@ class Program {
   }
 }
 
+/** A line of what the rehearsal itself plays. */
+function note(name, text) {
+  process.stderr.write(`${kleur.dim(`[${name}]`)} ${text}\n`);
+}
+
 function hasAction(line, action) {
   return line.includes(`"event.action":"${action}"`) || new RegExp(`^\\S+ \\S*${action}\\b`).test(line);
 }
@@ -430,41 +775,100 @@ function colours(stream) {
   return kleur.enabled && stream.isTTY ? { FORCE_COLOR: "1" } : {};
 }
 
-// ---- What is asked of the client, and what of its answers counts
+// ---- The client: what is asked of it, and what of its answers counts
+
+/** The witness: it holds the sessions, is told what becomes of the servers, and judges. */
+class Client extends Program {
+  #knowsEvidence;
+  #reportFile;
+  #admin = "";
+
+  constructor(guard, { own, handedThrough, knowsEvidence }, addresses) {
+    const reportFile = join(guard.folder, "result.json");
+    const urls = addresses.flatMap((url) => ["--url", url]);
+    const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
+    // An older build knows no evidence, and names no cause.
+    if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
+    const command = [...commandFor("client", own.command), ...flags, ...handedThrough.client];
+    super(guard, "client", command, colours(process.stdout));
+    this.#knowsEvidence = knowsEvidence;
+    this.#reportFile = reportFile;
+  }
+
+  /** Until it can be asked. */
+  async start() {
+    const port = portIn(await this.says("started"), /admin port (\d+)|"adminPort":(\d+)/, this);
+    this.#admin = `http://127.0.0.1:${port}`;
+  }
+
+  /** One event of a watch. */
+  learn(line) {
+    if (this.#knowsEvidence) this.hear(line);
+  }
+
+  /** How many sessions an instance holds; null where that is not known. */
+  async heldOn(instance, service) {
+    const report = await get(`${this.#admin}/report`);
+    const { name, url } = instance;
+    if (report?.status !== 200) return service?.heldOn(instance) ?? null;
+    const { byServer } = parseResult(report.body).sessions;
+    // In the plain dialect a server has no other name than its URL, and behind a Service none.
+    return byServer[name] ?? service?.heldOn(instance) ?? byServer[url] ?? 0;
+  }
+
+  /** Until every session is connected, and has been for a while; where that is not in time it is ended, and says why. */
+  async holds(patienceMs) {
+    const late = setTimeout(() => this.terminate(), patienceMs);
+    await this.#settles();
+    clearTimeout(late);
+    await pause(OWN_SETTLE_MS);
+  }
+
+  /**
+   * Its exit code, once all is judged, or its time is up: it gets a chance to give its verdict even then. `isOver` resolves
+   * when nothing changes any more, perhaps with how long the sessions have from then on.
+   */
+  async judges(lastAt, isOver) {
+    const leftMs = lastAt - performance.now();
+    const timers = [
+      setTimeout(() => this.terminate(), leftMs + STOP_AFTER_GRACE_MS),
+      setTimeout(() => this.kill(), leftMs + KILL_AFTER_GRACE_MS),
+    ];
+    const patienceMs = await Promise.race([isOver(), this.exited.then(() => undefined)]);
+    if (patienceMs !== undefined) timers.push(setTimeout(() => this.terminate(), patienceMs));
+    await this.#settles();
+    this.terminate();
+    const { code } = await this.exited;
+    timers.forEach(clearTimeout);
+    return code;
+  }
+
+  result() {
+    return parseResult(existsSync(this.#reportFile) ? readFileSync(this.#reportFile, "utf8") : "");
+  }
+
+  /** Until every session is connected and every handover judged, or it has ended. */
+  async #settles() {
+    // The first such answer may have overtaken the news of a cut: what was there before it has been read by the second.
+    for (let calm = 0; calm < 2 && !this.hasExited;) {
+      await pause(POLL_INTERVAL_MS);
+      const ready = await get(`${this.#admin}/readyz`);
+      calm = ready?.status === 200 && ready.body.includes(", 0 handovers in flight") ? calm + 1 : 0;
+    }
+  }
+}
 
 /** What an admin path answers; undefined where nobody does. */
-async function get(url) {
-  try {
-    const response = await fetch(url);
-    return { status: response.status, body: await response.text() };
-  } catch {
-    return undefined;
-  }
-}
-
-/** How many sessions a server holds, by the client's report; null where that is not known. */
-function sessionsOn({ name, url }, report) {
-  if (report?.status !== 200) return null;
-  const { byServer } = parseResult(report.body).sessions;
-  return (byServer[name] ?? 0) + (byServer[url] ?? 0); // in the plain dialect a server has no other name than its URL
-}
-
-/** Until every session is connected and every handover judged, or the client has ended. */
-async function untilSettled(client, ask) {
-  // The first such answer may have overtaken the news of a cut: what was there before it has been read by the second.
-  for (let calm = 0; calm < 2 && !client.hasExited;) {
-    await pause(POLL_INTERVAL_MS);
-    const ready = await ask("/readyz");
-    calm = ready?.status === 200 && ready.body.includes(", 0 handovers in flight") ? calm + 1 : 0;
-  }
-}
-
-/** Until every session is connected, and has been for a while; a client that is not in time is ended, and says why. */
-async function untilHeld(client, ask, patienceMs) {
-  const late = setTimeout(() => client.terminate(), patienceMs);
-  await untilSettled(client, ask);
-  clearTimeout(late);
-  await pause(OWN_SETTLE_MS);
+function get(url) {
+  return new Promise((resolve) => {
+    httpGet(url, async (response) => {
+      try {
+        resolve({ status: response.statusCode, body: (await response.setEncoding("utf8").toArray()).join("") });
+      } catch {
+        resolve(undefined);
+      }
+    }).on("error", () => resolve(undefined));
+  });
 }
 
 function pause(ms) {
@@ -485,12 +889,19 @@ function parseResult(text) {
   throw new UserError("The client's result is not one of this project's client: see --command");
 }
 
-/** Why the handovers say nothing, or not enough, of the victim; null where they do. `held`: null if that is not known. */
-function whyUnjudged(handovers, { name, url }, held) {
-  const judged = handovers.filter(({ from, verdict }) => (from === name || from === url) && verdict !== "unfinished");
-  if (judged.length === 0 && !held) return `no session was on ${name}: nothing to judge`;
-  if (judged.length >= held) return null;
-  return `${judged.length} of ${held} session${held === 1 ? "" : "s"} that ${name} held could be judged`;
+/** Why the handovers say nothing, or not enough, of those that ended; null where they do. `held`: null if not known. */
+function whyUnjudged(handovers, endings, service) {
+  const names = endings.map(({ instance }) => instance.name);
+  const addresses = [service?.url, ...endings.map(({ instance }) => instance.url)];
+  // An application may have names of its own, and behind a Service it has no address.
+  const isTheirs = ({ from, pod }) =>
+    names.includes(from) || names.includes(pod) || (pod === null && addresses.includes(from));
+  const judged = handovers.filter((handover) => isTheirs(handover) && handover.verdict !== "unfinished").length;
+  const held = endings.reduce((sum, { held }) => sum + held, 0);
+  const whose = names.join(", ");
+  if (judged === 0 && held === 0) return `no session was on ${whose}: nothing to judge`;
+  if (judged >= held) return null;
+  return `${judged} of ${held} session${held === 1 ? "" : "s"} that ${whose} held could be judged`;
 }
 
 function perSession(bytes, sessions) {
@@ -521,36 +932,18 @@ async function readOptions(guard) {
   const [client, server = {}] = await Promise.all(roles.map((role) => settingsOf(guard, role, command)));
   const known = { server, client };
   const names = [...Object.keys(OWN), ...Object.keys({ ...server, ...client }), "json", "help"];
+  const boolean = ["json", "help", ...SWITCHES];
   let unknown;
   const given = mri(process.argv.slice(2), {
-    string: names.filter((name) => name !== "json" && name !== "help"),
-    boolean: ["json", "help"],
+    string: names.filter((name) => !boolean.includes(name)),
+    boolean,
     default: Object.fromEntries(names.map((name) => [name, undefined])),
     unknown: (flag) => unknown = flag,
   });
   if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
   if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
   if (given.help) return void process.stdout.write(usage(known));
-  const own = Object.fromEntries(
-    Object.entries(OWN).map(([name, [env, fallback]]) => [name, last(given[name]) ?? (process.env[env] || fallback)]),
-  );
-  if (!/^[1-9]\d{0,4}$/.test(own.servers)) {
-    throw new UserError(`--servers must be an integer from 1 on: current value is '${own.servers}'`);
-  }
-  own.servers = Number(own.servers);
-  own.command = command;
-  own.graceMs = durationMs(own.grace, "s");
-  if (!(own.graceMs > 0 && own.graceMs + KILL_AFTER_GRACE_MS <= MAX_TIMER_MS)) {
-    throw new UserError(`--grace must be a duration such as 30s, 2m or 500ms: current value is '${own.grace}'`);
-  }
-  own.startTimeoutMs = durationMs(own["start-timeout"], "s");
-  if (!(own.startTimeoutMs > 0)) {
-    throw new UserError(`--start-timeout must be a duration such as 60s: current value is '${own["start-timeout"]}'`);
-  }
-  if (isForeign && own.fault !== "none") {
-    throw new UserError("--fault is for this project's own server, not for --server");
-  }
-  if (!own.path.startsWith("/")) throw new UserError(`--path must begin with /: current value is '${own.path}'`);
+  const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
   const handedThrough = { server: [], client: reports.map((file) => `--report=${file}`) };
@@ -570,8 +963,77 @@ async function readOptions(guard) {
     knowsEvidence: Object.hasOwn(client, "evidence"),
     remainingIntervalMs: serverMs("remaining-interval"),
     spreadMs: serverMs("spread"),
+    probeIntervalMs: durationMs(value("client", "probe-interval"), "ms"),
+    maxReconnectMs: durationMs(value("client", "max-reconnect"), "ms"),
     json: given.json,
   };
+}
+
+/** Our own settings, checked. */
+function readOwn(given) {
+  const own = Object.fromEntries(
+    Object.entries(OWN).map(([name, [env, fallback]]) => [
+      name,
+      SWITCHES.includes(name) ? isOn(name, given[name], env) : last(given[name]) ?? (process.env[env] || fallback),
+    ]),
+  );
+  if (!/^[1-9]\d{0,4}$/.test(own.servers)) {
+    throw new UserError(`--servers must be an integer from 1 on: current value is '${own.servers}'`);
+  }
+  own.servers = Number(own.servers);
+  for (const [name, { field, example, leastMs, spareMs = 0 }] of Object.entries(DURATIONS)) {
+    own[field] = durationMs(own[name], "s");
+    if (own[field] >= leastMs && own[field] + spareMs <= MAX_TIMER_MS) continue;
+    throw new UserError(`--${name} must be a duration such as ${example}: current value is '${own[name]}'`);
+  }
+  if (own.server !== "" && own.fault !== "none") {
+    throw new UserError("--fault is for this project's own server, not for --server");
+  }
+  if (!own.path.startsWith("/")) throw new UserError(`--path must begin with /: current value is '${own.path}'`);
+  checkService(own, given);
+  return own;
+}
+
+/** What a duration may be, and where it is kept in ms. */
+const DURATIONS = {
+  grace: { field: "graceMs", example: "30s, 2m or 500ms", leastMs: 1, spareMs: KILL_AFTER_GRACE_MS },
+  "start-timeout": { field: "startTimeoutMs", example: "60s", leastMs: 1 },
+  "pre-stop": { field: "preStopMs", example: "5s, or 0s", leastMs: 0 },
+  propagation: { field: "propagationMs", example: "1s or 500ms", leastMs: 0 },
+};
+
+/** A switch, by its flag or by its environment. */
+function isOn(name, given, env) {
+  const value = given ?? (process.env[env] || "0");
+  if ([true, "1", "true", "yes"].includes(value)) return true;
+  if ([false, "0", "false", "no"].includes(value)) return false;
+  throw new UserError(`${env} must be 1 or 0, as --${name} is a switch: current value is '${value}'`);
+}
+
+/** What goes together in a rehearsal with a Service; without one nobody brings another instance. */
+function checkService(own, given) {
+  if (!own.service) {
+    const isGiven = (name) => SWITCHES.includes(name) ? own[name] : given[name] ?? process.env[OWN[name][0]];
+    const stray = OF_SERVICE.find((name) => isGiven(name));
+    if (stray !== undefined) throw new UserError(`--${stray} needs --service`);
+    own.disrupt = "scale-in";
+    return;
+  }
+  if (!Object.hasOwn(DISRUPTIONS, own.disrupt)) {
+    throw new UserError(`--disrupt must be one of delete, rollout, scale-in: current value is '${own.disrupt}'`);
+  }
+  if (own.replace && own.disrupt === "scale-in") {
+    throw new UserError("--replace starts an instance, --disrupt scale-in means that none is started: leave out one");
+  }
+  if (own.fault === "crash" && (own.replace || own.disrupt === "rollout")) {
+    const other = own.replace ? "--replace" : "--disrupt rollout";
+    throw new UserError(`--fault crash needs nobody to end the instance: ${other} does not go with it`);
+  }
+  if (own.preStopMs >= own.graceMs) {
+    const [graceS, leftS] = [own.graceMs / 1000, LEAST_KILL_MS / 1000];
+    const what = `SIGTERM at ${graceS} s, SIGKILL ${leftS} s later: a drain that takes longer is SIGKILL_AT_GRACE`;
+    note("rehearsal", `--pre-stop ${own["pre-stop"]} takes all of --grace ${own.grace}, so ${what}`);
+  }
 }
 
 /** Of a flag that was given several times, the last one wins. */
