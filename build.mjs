@@ -21,22 +21,21 @@ const REPORT_PAGE = JSON.stringify(
 );
 /** The package's commands, each with what starts it in the command's own process and what it is for. */
 const COMMANDS = {
-  rehearse: ['require("./rehearse.mjs")', "play the end of a pod on this machine, with your own server or with ours"],
+  rehearse: ['import("./rehearse.mjs")', "play the end of a pod on this machine, with your own server or with ours"],
   ...existsSync("drill.mjs") && {
-    drill: ['require("./drill.mjs")', "disrupt a pod on a cluster, and judge what becomes of its sessions"],
+    drill: ['import("./drill.mjs")', "disrupt a pod on a cluster, and judge what becomes of its sessions"],
   },
   report: [
     'require("./protocol.ts").run(require("./report.mjs").main)',
     "show a result as text, page, JUnit or Markdown, or compare two",
   ],
-  server: ["require(`${__dirname}/server.js`)", "stream numbered messages, and drain on SIGTERM as it should be done"],
-  client: ["require(`${__dirname}/client.js`)", "hold sessions with a server, and judge each handover"],
+  server: ["import(`${FOLDER_URL}/server.js`)", "stream numbered messages, and drain on SIGTERM as it should be done"],
+  client: ["import(`${FOLDER_URL}/client.js`)", "hold sessions with a server, and judge each handover"],
 };
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning", write: false };
 const bundle = {
   ...shared,
   outdir: "dist",
-  format: "cjs",
   legalComments: "none",
   // prom-client asks OpenTelemetry for exemplars, which are off: any module stands in for 67 KB.
   alias: { "@opentelemetry/api": "node:util" },
@@ -50,6 +49,7 @@ const bundle = {
 const roles = await build({
   ...bundle,
   entryPoints: ["server.ts", "client.ts", "protocol.ts"], // the last for report.mjs, where Node reads no TypeScript
+  format: "cjs",
   define: {
     // A bundle is always the program itself; in CommonJS import.meta.main would be undefined.
     "import.meta.main": "true",
@@ -60,14 +60,27 @@ const roles = await build({
   external: ["bufferutil", "utf-8-validate"],
 });
 
-// The tools look beside themselves for dist/ and deploy/: as the package's command they stand where dist/ stands.
+// An ES module, because tools await while they load. They look beside themselves for dist/ and deploy/: in the package's
+// command they stand where dist/ stands, and take the contract from the bundle.
 const loads = Object.entries(COMMANDS).map(([name, [load]]) => `${name}: () => ${load}`);
 const commands = await build({
   ...bundle,
   stdin: { contents: `(${command})({ ${loads} }, ${JSON.stringify(usage())})`, sourcefile: "command", resolveDir: "." },
   entryNames: "command",
-  banner: { js: '#!/usr/bin/env node\nconst FOLDER_URL = require("node:url").pathToFileURL(__dirname).href;' },
-  define: { "import.meta.main": "false", "import.meta.url": "FOLDER_URL", REPORT_PAGE },
+  outExtension: { ".js": ".mjs" },
+  format: "esm",
+  banner: {
+    js: `#!/usr/bin/env node
+import { createRequire } from "node:module";
+const require = createRequire(import.meta.url);
+const FOLDER_URL = new URL(".", import.meta.url).href.slice(0, -1);`,
+  },
+  define: {
+    "import.meta.main": "false",
+    "import.meta.url": "FOLDER_URL",
+    "process.features.typescript": "true",
+    REPORT_PAGE,
+  },
 });
 
 // The licences of what is bundled go wherever the bundles go.

@@ -26,20 +26,19 @@ describe("the package", () => {
     await npm("install", "--offline", "--prefix", folder, join(folder, file!));
   });
 
-  it("holds the bundles, the drill's manifests and the licences, in less than 400 KB, and nothing else", () => {
-    const files = readdirSync(installed, { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isFile())
-      .map(({ parentPath, name }) => relative(installed, join(parentPath, name)));
-    assert.deepEqual(files.sort(), [
+  it("holds the bundles, the manifests and the licences, in less than 400 KB, and nothing else", () => {
+    const files = filesIn(installed).map((file) => relative(installed, file));
+    assert.deepEqual(files, [
       "LICENSE",
       "README.md",
       "README.zh-CN.md",
-      ...readdirSync("deploy/drill").map((name) => `deploy/drill/${name}`),
+      ...filesIn("deploy"),
       "dist/LICENSES.txt",
       "dist/client.js",
-      "dist/command.js",
+      "dist/command.mjs",
       "dist/package.json",
       "dist/server.js",
+      ...filesIn("environments"),
       "package.json",
     ]);
     assert.ok(bytes < 400_000, `the package has ${bytes} bytes`);
@@ -117,7 +116,7 @@ describe("the package", () => {
   // sh is dash it stands between npx and the program, where it is bash it makes way.
   for (const shell of ["dash", "bash"].filter((name) => existsSync(`/bin/${name}`))) {
     for (const [signal, whom] of [["SIGINT", "the group"], ["SIGTERM", "npx"]] as const) {
-      it(`ends once and in order at ${signal} to ${whom}, through npx and ${shell}`, async (t) => {
+      it(`ends once and in order at ${signal} to ${whom}, through npx and ${shell}`, { timeout: 60_000 }, async (t) => {
         const server = await startServer(t);
         const npx = ["npx", "--offline", "--prefix", folder, `--script-shell=/bin/${shell}`, "--", NAME];
         const client = start(t, ["setsid", ...npx, "client", `--url=${server.url}`, "--admin-port=0"]);
@@ -138,6 +137,12 @@ describe("the package", () => {
     return { code, stdout: program.stdout(), stderr: program.lines.join("\n") };
   }
 });
+
+/** The paths of all files in a folder, in order. */
+function filesIn(folder: string): string[] {
+  const entries = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  return entries.map(({ parentPath, name }) => join(parentPath, name)).sort();
+}
 
 /** npm, to its end; rejects where it fails. */
 const npm = (...args: string[]) => promisify(execFile)("npm", args);

@@ -493,7 +493,7 @@ describe("a build", () => {
     assert.deepEqual(readdirSync(join(copy, "dist")).sort(), [
       "LICENSES.txt",
       "client.js",
-      "command.js",
+      "command.mjs",
       "package.json",
       "protocol.js",
       "server.js",
