@@ -114,7 +114,7 @@ if (tests) {
 }
 
 function usage() {
-  return `Usage: npx k8s-graceful-shutdown-test COMMAND [settings]
+  return `Usage: k8s-graceful-shutdown-test COMMAND [settings]
 
 Tells, with a verdict and numbers, whether long-lived connections survive the end of a pod.
 
@@ -123,9 +123,9 @@ ${Object.entries(COMMANDS).map(([name, [, purpose]]) => `  ${name.padEnd(10)} ${
   --help     print this and exit; after a command: its settings
   --version  print the version and exit
 
-  npx k8s-graceful-shutdown-test rehearse --server 'node my-server.js' --path /socket
-  npx k8s-graceful-shutdown-test drill --disrupt rollout --target deployment/shop-api --url ws://shop-api/socket
-  npx k8s-graceful-shutdown-test report drill.json -o drill.html
+  k8s-graceful-shutdown-test rehearse --server 'node my-server.js' --path /socket
+  k8s-graceful-shutdown-test drill --disrupt rollout --target deployment/shop-api --url ws://shop-api/socket
+  k8s-graceful-shutdown-test report drill.json -o drill.html
 
 Exit 0: every handover was graceful; 1: one was not; 2: it could not run.
 `;
