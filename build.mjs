@@ -19,18 +19,35 @@ const REPORT_PAGE = JSON.stringify(
       }).code,
   ),
 );
-/** The package's commands, each with what starts it in the command's own process and what it is for. */
+/** The package's commands, each with what starts it in the command's own process, what it is for, and an example. */
 const COMMANDS = {
-  rehearse: ['import("./rehearse.mjs")', "play the end of a pod on this machine, with your own server or with ours"],
+  rehearse: [
+    'import("./rehearse.mjs")',
+    "play the end of a pod on this machine, with your own server or with ours",
+    "--server 'node my-server.js' --path /socket",
+  ],
   ...existsSync("drill.mjs") && {
-    drill: ['import("./drill.mjs")', "disrupt a pod on a cluster, and judge what becomes of its sessions"],
+    drill: [
+      'import("./drill.mjs")',
+      "disrupt a pod on a cluster, and judge what becomes of its sessions",
+      "--disrupt rollout --target deployment/shop-api --url ws://shop-api/socket",
+    ],
   },
   report: [
     'require("./protocol.ts").run(require("./report.mjs").main)',
     "show a result as text, page, JUnit or Markdown, or compare two",
+    "drill.json -o drill.html",
   ],
-  server: ["import(`${FOLDER_URL}/server.js`)", "stream numbered messages, and drain on SIGTERM as it should be done"],
-  client: ["import(`${FOLDER_URL}/client.js`)", "hold sessions with a server, and judge each handover"],
+  server: [
+    "import(`${FOLDER_URL}/server.js`)",
+    "stream numbered messages, and drain on SIGTERM as it should be done",
+    "--port 8080",
+  ],
+  client: [
+    "import(`${FOLDER_URL}/client.js`)",
+    "hold sessions with a server, and judge each handover",
+    "--url ws://localhost:8080/ws",
+  ],
 };
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning", write: false };
 const bundle = {
@@ -114,18 +131,17 @@ if (tests) {
 }
 
 function usage() {
+  const rows = Object.entries(COMMANDS);
   return `Usage: k8s-graceful-shutdown-test COMMAND [settings]
 
 Tells, with a verdict and numbers, whether long-lived connections survive the end of a pod.
 
-${Object.entries(COMMANDS).map(([name, [, purpose]]) => `  ${name.padEnd(10)} ${purpose}`).join("\n")}
+${rows.map(([name, [, purpose]]) => `  ${name.padEnd(10)} ${purpose}`).join("\n")}
 
   --help     print this and exit; after a command: its settings
   --version  print the version and exit
 
-  k8s-graceful-shutdown-test rehearse --server 'node my-server.js' --path /socket
-  k8s-graceful-shutdown-test drill --disrupt rollout --target deployment/shop-api --url ws://shop-api/socket
-  k8s-graceful-shutdown-test report drill.json -o drill.html
+${rows.map(([name, [, , example]]) => `  k8s-graceful-shutdown-test ${name} ${example}`).join("\n")}
 
 Exit 0: every handover was graceful; 1: one was not; 2: it could not run.
 `;

@@ -7,7 +7,7 @@ import { join, relative } from "node:path";
 import process from "node:process";
 import { after, before, describe, it, type TestContext } from "node:test";
 import { promisify } from "node:util";
-import { start, startServer } from "./helper.ts";
+import { connect, start } from "./helper.ts";
 
 const COMMANDS = ["rehearse", ...existsSync("drill.mjs") ? ["drill"] : [], "report", "server", "client"];
 const NAME = "k8s-graceful-shutdown-test";
@@ -115,16 +115,18 @@ describe("the package", () => {
   for (const shell of ["dash", "bash"].filter((name) => existsSync(`/bin/${name}`))) {
     for (const [signal, whom] of [["SIGINT", "the group"], ["SIGTERM", "npx"]] as const) {
       it(`ends once and in order at ${signal} to ${whom}, through npx and ${shell}`, { timeout: 60_000 }, async (t) => {
-        const server = await startServer(t);
         const npx = ["npx", "--offline", "--prefix", folder, `--script-shell=/bin/${shell}`, "--", NAME];
-        const client = start(t, ["setsid", ...npx, "client", `--url=${server.url}`, "--admin-port=0"]);
-        const { pid } = client.child;
+        const flags = ["--port=0", "--admin-port=0", "--remaining=5"];
+        const server = start(t, ["setsid", ...npx, "server", ...flags]);
+        const { pid } = server.child;
         t.after(() => killGroup(pid!));
-        await client.line(/ session-opened /);
+        const [, url] = / on (ws:\S+),/.exec(await server.line(/ listening /))!;
+        await connect(t, url!, { protocol: "" });
         process.kill(whom === "npx" ? pid! : -pid!, signal);
-        await client.exited;
-        assert.deepEqual(client.lines.filter((line) => / stopping /.test(line)).length, 1, client.lines.join("\n"));
-        assert.match(client.stdout(), /^PASS {2}0 handovers/m);
+        await server.exited;
+        const drained = server.lines.filter((line) => / (shutdown-signal|drain-complete) /.test(line));
+        assert.equal(drained.length, 2, server.lines.join("\n"));
+        assert.match(drained[1]!, / drained 1 session in 0\.[5-9]|[1-9]\d*\./);
       });
     }
   }
