@@ -77,7 +77,7 @@ const roles = await build({
   external: ["bufferutil", "utf-8-validate"],
 });
 
-// An ES module, because tools await while they load. They look beside themselves for dist/ and deploy/: in the package's
+// An ES module, because a tool may await while it loads. Tools look beside themselves for dist/ and deploy/: in the package's
 // command they stand where dist/ stands, and take the contract from the bundle.
 const loads = Object.entries(COMMANDS).map(([name, [load]]) => `${name}: () => ${load}`);
 const commands = await build({
@@ -95,7 +95,6 @@ const FOLDER_URL = new URL(".", import.meta.url).href.slice(0, -1);`,
   define: {
     "import.meta.main": "false",
     "import.meta.url": "FOLDER_URL",
-    "process.features.typescript": "true",
     REPORT_PAGE,
   },
 });

@@ -1,6 +1,6 @@
 /** The npm package: really packed, installed in an empty folder without a network, and every command of it run. */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
@@ -11,6 +11,8 @@ import { connect, start } from "./helper.ts";
 
 const COMMANDS = ["rehearse", ...existsSync("drill.mjs") ? ["drill"] : [], "report", "server", "client"];
 const NAME = "k8s-graceful-shutdown-test";
+
+const kubectl = spawnSync("kubectl", ["version", "--client"]).status === 0;
 
 describe("the package", () => {
   const folder = mkdtempSync(join(tmpdir(), "package-"));
@@ -60,6 +62,23 @@ describe("the package", () => {
     const licences = readFileSync(join(installed, "dist/LICENSES.txt"), "utf8");
     for (const name of ["kleur", "mri", "ws", "prom-client"]) assert.match(licences, new RegExp(`^${name} \\d`, "m"));
   });
+
+  it(
+    "has manifests that kubectl renders where they are",
+    { skip: kubectl ? false : "kubectl is not there" },
+    async () => {
+      for (
+        const path of [
+          "deploy",
+          "deploy/drill",
+          ...readdirSync("environments").map((name) => `environments/${name}`),
+        ]
+      ) {
+        const { stdout } = await promisify(execFile)("kubectl", ["kustomize", join(installed, path)]);
+        assert.match(stdout, path === "deploy/drill" ? /^kind: Job$/m : /^kind: Deployment$/m, path);
+      }
+    },
+  );
 
   for (const flags of [[], ["--help"]]) {
     it(`lists its commands in one screen, given ${flags[0] ?? "nothing"}`, async (t) => {
