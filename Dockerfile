@@ -3,7 +3,7 @@ FROM --platform=$BUILDPLATFORM node:24-slim AS build
 WORKDIR /build
 COPY package.json package-lock.json ./
 RUN npm ci --ignore-scripts --no-audit --no-fund
-COPY build.mjs *.ts report.mjs report.html ./
+COPY *.mjs *.ts report.html ./
 RUN node build.mjs
 
 # The bundles are JavaScript: what was built on one architecture runs on all that the base image has.

@@ -1,5 +1,6 @@
-// Builds dist/server.js and dist/client.js; with --tests also the tests, for Nodes that cannot run TypeScript.
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+// Builds dist/server.js, dist/client.js and the package's command; with --tests also the tests, for Nodes that cannot run
+// TypeScript.
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { build, transformSync } from "esbuild";
 
@@ -18,12 +19,53 @@ const REPORT_PAGE = JSON.stringify(
       }).code,
   ),
 );
+/** The package's commands, each with what starts it in the command's own process, what it is for, and an example. */
+const COMMANDS = {
+  rehearse: [
+    'import("./rehearse.mjs")',
+    "play the end of a pod on this machine, with your own server or with ours",
+    "--server 'node my-server.js' --path /socket",
+  ],
+  ...existsSync("drill.mjs") && {
+    drill: [
+      'import("./drill.mjs")',
+      "disrupt a pod on a cluster, and judge what becomes of its sessions",
+      "--disrupt rollout --target deployment/shop-api --url ws://shop-api/socket",
+    ],
+  },
+  report: [
+    'require("./protocol.ts").run(require("./report.mjs").main)',
+    "show a result as text, page, JUnit or Markdown, or compare two",
+    "drill.json -o drill.html",
+  ],
+  server: [
+    "import(`${FOLDER_URL}/server.js`)",
+    "stream numbered messages, and drain on SIGTERM as it should be done",
+    "--port 8080",
+  ],
+  client: [
+    "import(`${FOLDER_URL}/client.js`)",
+    "hold sessions with a server, and judge each handover",
+    "--url ws://localhost:8080/ws",
+  ],
+};
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning", write: false };
-
-const { metafile, outputFiles } = await build({
+const bundle = {
   ...shared,
-  entryPoints: ["server.ts", "client.ts", "protocol.ts"], // the last for report.mjs, where Node reads no TypeScript
   outdir: "dist",
+  legalComments: "none",
+  // prom-client asks OpenTelemetry for exemplars, which are off: any module stands in for 67 KB.
+  alias: { "@opentelemetry/api": "node:util" },
+  // Without comments and indentation, but with every name, and in lines: stack traces must read.
+  minifyWhitespace: true,
+  minifySyntax: true,
+  lineLimit: 120,
+  metafile: true,
+};
+
+const roles = await build({
+  ...bundle,
+  entryPoints: ["server.ts", "client.ts", "protocol.ts"], // the last for report.mjs, where Node reads no TypeScript
   format: "cjs",
   define: {
     // A bundle is always the program itself; in CommonJS import.meta.main would be undefined.
@@ -33,18 +75,33 @@ const { metafile, outputFiles } = await build({
   },
   // ws runs without its optional native helpers.
   external: ["bufferutil", "utf-8-validate"],
-  legalComments: "none",
-  // prom-client asks OpenTelemetry for exemplars, which are off: any module stands in for 67 KB.
-  alias: { "@opentelemetry/api": "node:util" },
-  // Without comments and indentation, but with every name, and in lines: stack traces must read.
-  minifyWhitespace: true,
-  minifySyntax: true,
-  lineLimit: 120,
-  metafile: true,
+});
+
+// An ES module, because a tool may await while it loads. Tools look beside themselves for dist/ and deploy/: in the package's
+// command they stand where dist/ stands, and take the contract from the bundle.
+const loads = Object.entries(COMMANDS).map(([name, [load]]) => `${name}: () => ${load}`);
+const commands = await build({
+  ...bundle,
+  stdin: { contents: `(${command})({ ${loads} }, ${JSON.stringify(usage())})`, sourcefile: "command", resolveDir: "." },
+  entryNames: "command",
+  outExtension: { ".js": ".mjs" },
+  format: "esm",
+  banner: {
+    js: `#!/usr/bin/env node
+import { createRequire } from "node:module";
+const require = createRequire(import.meta.url);
+const FOLDER_URL = new URL(".", import.meta.url).href.slice(0, -1);`,
+  },
+  define: {
+    "import.meta.main": "false",
+    "import.meta.url": "FOLDER_URL",
+    REPORT_PAGE,
+  },
 });
 
 // The licences of what is bundled go wherever the bundles go.
-const inputs = Object.keys(metafile.inputs).map((path) => /^node_modules\/([^@/]+|@[^/]+\/[^/]+)/.exec(path)?.[1]);
+const bundled = { ...roles.metafile.inputs, ...commands.metafile.inputs };
+const inputs = Object.keys(bundled).map((path) => /^node_modules\/([^@/]+|@[^/]+\/[^/]+)/.exec(path)?.[1]);
 const packages = [...new Set(inputs)].filter((name) => name !== undefined).sort();
 const licences = packages.map((name) => {
   const { version } = JSON.parse(readFileSync(`node_modules/${name}/package.json`, "utf8"));
@@ -52,7 +109,8 @@ const licences = packages.map((name) => {
   return `${name} ${version}\n\n${readFileSync(`node_modules/${name}/${file}`, "utf8").trim()}\n`;
 });
 publish("dist", [
-  ...outputFiles,
+  ...roles.outputFiles,
+  ...commands.outputFiles,
   { path: "LICENSES.txt", text: licences.join(`\n${"-".repeat(80)}\n\n`) },
   // CommonJS, because a file that stands alone is CommonJS to Node; in this folder package.json says otherwise.
   { path: "package.json", text: '{ "type": "commonjs" }\n' },
@@ -69,6 +127,68 @@ if (tests) {
     define: { "import.meta.main": "false", REPORT_PAGE },
   });
   publish("dist/test", outputFiles);
+}
+
+function usage() {
+  const rows = Object.entries(COMMANDS);
+  return `Usage: k8s-graceful-shutdown-test COMMAND [settings]
+
+Tells, with a verdict and numbers, whether long-lived connections survive the end of a pod.
+
+${rows.map(([name, [, purpose]]) => `  ${name.padEnd(10)} ${purpose}`).join("\n")}
+
+  --help     print this and exit; after a command: its settings
+  --version  print the version and exit
+
+${rows.map(([name, [, , example]]) => `  k8s-graceful-shutdown-test ${name} ${example}`).join("\n")}
+
+Exit 0: every handover was graceful; 1: one was not; 2: it could not run.
+`;
+}
+
+/**
+ * The package's command itself; only its text is used here. What the first word names runs in this very process: its exit
+ * code and its signals are the program's own.
+ */
+function command(loads, usage) {
+  const [word] = process.argv.slice(2);
+  if (Object.hasOwn(loads, word)) {
+    process.argv.splice(2, 1);
+    if (process.env.npm_command === "exec") hearThroughNpx();
+    loads[word]();
+  } else if (word === undefined || word === "--help") {
+    process.stdout.write(usage);
+  } else if (word === "--version") {
+    process.stdout.write(`${require("./protocol.ts").VERSION}\n`);
+  } else {
+    const what = word.startsWith("-") ? "flag" : "command";
+    process.stderr.write(`Unknown ${what} ${JSON.stringify(word)}: see --help\n`);
+    process.exitCode = 2;
+  }
+
+  /**
+   * A terminal's Ctrl-C reaches this process, and npx, which sends it again: that is one signal, not a second one. And a
+   * SIGTERM to npx may end but the shell between: who has lost that has been told to end.
+   */
+  function hearThroughNpx() {
+    const { emit, ppid } = process;
+    const heardAt = {};
+    process.emit = (name, ...values) => {
+      if (name === "SIGINT" || name === "SIGTERM") {
+        const last = heardAt[name] ?? -Infinity;
+        heardAt[name] = performance.now();
+        if (heardAt[name] - last < 500) return true;
+        process.on(name, () => {}); // once nobody listens any more, the second one would end the process
+      }
+      return emit.call(process, name, ...values);
+    };
+    const watch = setInterval(() => {
+      if (process.ppid === ppid) return;
+      clearInterval(watch);
+      if (Object.keys(heardAt).length === 0) process.kill(process.pid, "SIGTERM");
+    }, 100);
+    watch.unref();
+  }
 }
 
 /**

@@ -1219,7 +1219,7 @@ Exit 0: shown, or the second is not worse; 1: it is worse by more than the toler
 
 /** Reads one result or two, and writes what was asked for. */
 // deno-lint-ignore require-await
-async function main() {
+export async function main() {
   const options = readOptions();
   if (options === undefined) return;
   const { files, outputs, tolerance } = options;

@@ -126,7 +126,7 @@ test("the image's build gets every file that its Dockerfile copies, and those ar
   );
   const letIn = readFileSync(".dockerignore", "utf8").split("\n").filter((line) => line.startsWith("!"));
   assert.deepEqual(letIn.map((line) => line.slice(1)).sort(), copied.sort());
-  for (const file of ["build.mjs", "report.html", "report.mjs", "*.ts", "package.json"]) {
+  for (const file of ["*.mjs", "report.html", "*.ts", "package.json"]) {
     assert.ok(copied.includes(file), file);
   }
 });

@@ -493,6 +493,7 @@ describe("a build", () => {
     assert.deepEqual(readdirSync(join(copy, "dist")).sort(), [
       "LICENSES.txt",
       "client.js",
+      "command.mjs",
       "package.json",
       "protocol.js",
       "server.js",
