@@ -1475,8 +1475,11 @@ export class Session {
   #onUpgrade({ headers, socket }: IncomingMessage, podAt: SessionOptions["podAt"]): void {
     this.#socket = socket;
     const { isFramed, serverHeader = "" } = this.#dialect;
-    const pod = isFramed ? undefined : podAt?.(socket);
-    if (pod !== undefined) [this.ledger.server, this.ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
+    const pod = podAt?.(socket);
+    this.ledger.pod = pod?.name;
+    if (pod !== undefined && !isFramed) {
+      [this.ledger.server, this.ledger.instance] = [pod.name, `${pod.uid} ${pod.restarts}`];
+    }
     this.#serverName = [headers[serverHeader]].flat()[0];
     this.#isGuess = this.#isAuto && headers["sec-websocket-protocol"] === SUBPROTOCOL;
     // ws refuses a server that selects none of the subprotocols on offer; only v1 insists on it.

@@ -436,6 +436,8 @@ export class Ledger {
   server: string;
   instance = "";
   session = "";
+  /** The pod at the connection's other end, where its address is known. */
+  pod: string | undefined;
   /** Longest regular pause between two signs of life; SHUTDOWN changes it. */
   dueMs: number;
   openedAt: number | undefined;
@@ -735,6 +737,8 @@ export function judge(
       | "failed"
       | "graceful",
     symptom: unfinished ? null : named?.[0] ?? null,
+    /** The pod at the connection's other end, where its address was known. */
+    reached: ended.pod ?? null,
     /** On a cluster: the pod that held the session, why the handover failed, and what shows it. */
     pod: null as string | null,
     cause: null as Cause | null,
@@ -1506,7 +1510,7 @@ const NODE_LATE_MS = 60_000;
 
 /** The pod that held a handover's session: the one that the server named, else the one that was ending when it ended. */
 export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
-  const { from, dialect, openedMs, endedMs, lastDataMs, how } = handover;
+  const { from, reached, dialect, openedMs, endedMs, lastDataMs, how } = handover;
   if (endedMs === null) return undefined;
   const pods = [...cluster.pods.values()];
   // A StatefulSet's next pod has the name of the one before it.
@@ -1514,7 +1518,8 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
     const exit = when(pod, "deleted") && ownExitsOf(pod, 0).at(-1);
     return Math.min(exit?.atMs ?? Infinity, when(pod, "gone")?.atMs ?? Infinity);
   };
-  const named = pods.filter((pod) => pod.name === from && lastMs(pod) > (openedMs ?? 0));
+  const named = pods.filter(({ name }) => name === from || name === reached)
+    .filter((pod) => lastMs(pod) > (openedMs ?? 0));
   if (named.length > 0 || dialect === "v1") return named[0]; // who has frames has a name
   // A session may outlive its pod by the silence that it takes to notice.
   const aliveMs = how === "silence" ? lastDataMs ?? openedMs ?? 0 : endedMs;

@@ -123,7 +123,7 @@ describe("the package", () => {
 
   it("rehearses with somebody's own server", async (t) => {
     const server = `${process.execPath} ${join(installed, "dist/server.js")} --port {port} --admin-port 0`;
-    const flags = ["--server", server, "--path=/ws", "--dialect=plain", "--interval=200", "--json"];
+    const flags = ["--server", server, "--path=/ws", "--interval=200", "--json"];
     const { code, stdout, stderr } = await run(t, "rehearse", ...flags);
     assert.equal(code, 0, stderr);
     assert.equal(JSON.parse(stdout).verdict, "PASS");

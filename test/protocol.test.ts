@@ -546,6 +546,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     slot: 1,
     verdict: "graceful",
     symptom: null,
+    reached: null,
     pod: null,
     cause: null,
     evidence: null,
