@@ -22,12 +22,12 @@ import { type ClientOptions, type RawData, WebSocket } from "ws";
 import {
   type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, type Cause, CAUSES, checkCertificates, checkPair,
   closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
-  describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, duration, encode, END_LATE_MS,
-  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isSteady, judge,
+  describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
+  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
-  milliseconds, type Moment, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseDialect, parseToken,
+  milliseconds, type Moment, type Moved, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseDialect, parseToken, type PathDifference, pathDifferences,
   type Pod, podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial,
-  REMEDIES, reportPod, type Rule, RULES, run, serverIn, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL,
+  REMEDIES, reportPod, type Rollout, rolloutFindings, rolloutOf, type Rule, RULES, run, serverIn, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL,
   suspects, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when, wireOf,
 } from "./protocol.ts";
 // deno-fmt-ignore
@@ -52,6 +52,12 @@ const SECRETS = { separator: "\n", secret: true };
 /** Every setting of the client; the table of docs/settings.md and --help say the same. */
 export const SETTINGS = {
   url: settingList("SERVER_URL", "ws://localhost:8080/ws", serverUrl, "where to connect; repeatable"),
+  via: settingList(
+    "VIA",
+    "",
+    viaPath,
+    "NAME=URL: another way to the same pods, sessions are spread over all; repeatable",
+  ),
   adminPort: setting("ADMIN_PORT", "9091", PORT, "port for /healthz, /readyz, /metrics, /report; 0 = any free port"),
   allowHost: settingList("ALLOW_HOST", "", String, "further host names that may ask for /report and the page, * = any"),
   sessions: setting("SESSIONS", "1", integer(1, 1_000_000), "sessions to hold"),
@@ -174,6 +180,10 @@ export const SETTINGS = {
 
 type Settings = Values<typeof SETTINGS>;
 
+/** The name of the path that `--url` is. */
+const DIRECT = "direct";
+/** A path on which each of its sessions has failed so many dials, and none ever connected, is given up. */
+const DEAD_DIALS = 10;
 /** At most so many dials at a time: a herd of reconnects takes turns. */
 const MAX_DIALS = 50;
 /** Messages without the server's word on them at which production pauses. */
@@ -259,6 +269,10 @@ export interface Result {
   silence: { p50Ms: number | null; p99Ms: number | null; maxMs: number | null };
   failedDials: Record<string, number>;
   probes: { ok: number; refused: number; "503": number; timeout: number; other: number; lastOnEndingMs: number | null };
+  /** The same by path, where there are several. */
+  paths: PathResult[];
+  /** How the sessions moved; null where none did. */
+  rollout: Rollout | null;
   /** How late the client's own event loop was, at most and in all. */
   witness: { maxLateMs: number; totalLateMs: number };
   /** What `--disrupt` did, and why that was no drill; null where it only looked on. */
@@ -269,6 +283,14 @@ export interface Result {
   findings: { name: string; text: string }[];
   settings: Settings;
   handovers: Handover[];
+}
+
+/** The numbers of one path to the pods. */
+export interface PathResult
+  extends Pick<Result, "counts" | "messages" | "symptoms" | "reconnect" | "silence" | "failedDials" | "probes"> {
+  name: string;
+  urls: string[];
+  sessions: { wanted: number; had: number; connected: number };
 }
 
 async function main(): Promise<void> {
@@ -310,10 +332,21 @@ function tryReport(file: string, result: Result): void {
 }
 
 /** Throws `UserError` for settings that each are right, and together cannot work. */
-function checkTogether({ tlsCert, tlsKey, switches, report, sessions, reconnect }: Settings): void {
+function checkTogether({ tlsCert, tlsKey, switches, report, sessions, reconnect, via }: Settings): void {
   if ((tlsCert === "") !== (tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
   if (switches.has("json") && report.some(isStdout)) {
     throw new UserError("--json has stdout for itself: --report to a file");
+  }
+  const names = [DIRECT, ...via.map(({ name }) => name)];
+  const twice = names.find((name, index) => names.indexOf(name) < index);
+  if (twice !== undefined) {
+    const rule = twice === DIRECT ? `must not be ${DIRECT}, which is --url's` : "must be given once";
+    throw new UserError(`--via: the name of a path ${rule}: current value is '${twice}'`);
+  }
+  if (sessions < names.length) {
+    throw new UserError(
+      `--sessions must be at least ${names.length}, one for each path: current value is '${sessions}'`,
+    );
   }
   const most = Math.floor(((openFilesLimit() ?? Infinity) - OTHER_FILES) / (reconnect === "early" ? 2 : 1));
   if (sessions > most) {
@@ -326,6 +359,16 @@ function checkTogether({ tlsCert, tlsKey, switches, report, sessions, reconnect 
 
 // ---- The run: owns the slots and what watches them, decides when it is over, makes the result
 
+/** One way to the pods, with who goes it and its own numbers; a run has one or more. */
+interface Way {
+  name: string;
+  urls: readonly string[];
+  /** The run's own where there is but one way. */
+  journal: Journal;
+  probe: Probe;
+  slots: Slot[];
+}
+
 /** One run of the client, from its first dial to its result. */
 export class Run {
   readonly #settings: Settings;
@@ -335,9 +378,9 @@ export class Run {
   readonly #journal = new Journal();
   /** Read while files can still be opened. */
   readonly #openFiles = openFilesLimit();
+  readonly #ways: Way[];
   readonly #slots: Slot[];
   readonly #log: Log;
-  readonly #probe: Probe;
   readonly #page: LivePage;
   #api: Api | undefined;
   #watch: ClusterWatch | undefined;
@@ -378,6 +421,8 @@ export class Run {
       gate: new Gate(MAX_DIALS),
       lateness: this.#lateness,
       journal: this.#journal,
+      path: null,
+      urls: settings.url,
       log: this.#log,
       origin: this.#origin,
       watch: () => this.#watch,
@@ -385,10 +430,26 @@ export class Run {
       onFailedDial: (kind, url) => this.#onFailedDial(kind, url),
       onJudged: (handover) => this.#onJudged(handover),
     };
-    this.#slots = Array.from({ length: settings.sessions }, (_, index) => new Slot(index + 1, context));
-    const { url: urls, probeIntervalMs: intervalMs } = settings;
-    this.#probe = new Probe({ urls, intervalMs, dial, journal: this.#journal, log: this.#log, watch: context.watch });
+    this.#ways = this.#openWays(context);
+    this.#slots = Array.from({ length: settings.sessions }, (_, index) => {
+      const way = this.#ways[index % this.#ways.length]!;
+      const path = this.#ways.length === 1 ? null : way.name;
+      const slot = new Slot(index + 1, { ...context, journal: way.journal, path, urls: way.urls });
+      way.slots.push(slot);
+      return slot;
+    });
     this.#page = new LivePage(() => this.#newsKey(), () => pageData(this.#result(), !this.#stop.signal.aborted));
+  }
+
+  /** The ways that the settings name; probes take turns on them. */
+  #openWays({ dial, log, watch }: SlotContext): Way[] {
+    const { url, via, probeIntervalMs } = this.#settings;
+    const named = [{ name: DIRECT, urls: url }, ...via.map(({ name, url }) => ({ name, urls: [url] }))];
+    return named.map(({ name, urls }, index) => {
+      const journal = named.length === 1 ? this.#journal : new Journal(this.#journal);
+      const times = { firstMs: probeIntervalMs * (index + 1), intervalMs: probeIntervalMs * named.length };
+      return { name, urls, journal, probe: new Probe({ urls, ...times, dial, journal, log, watch }), slots: [] };
+    });
   }
 
   /** Holds the sessions until there is a result; `error` says why there can be none. Throws `UserError` where it cannot begin. */
@@ -415,13 +476,14 @@ export class Run {
         throw error;
       }
     }
-    const where = `${count(sessions, "session")} to ${url.join(", ")}`;
+    const urls = [...url, ...this.#settings.via.map(({ url }) => url)];
+    const where = `${count(sessions, "session")} to ${urls.join(", ")}`;
     this.#log.line("started", `${where}, admin port ${adminPort}`, { sessions, adminPort });
     this.#metrics = await this.#exportMetrics();
 
     // 2. Everybody dials; what ends the run is a count, a time, a signal or the drill.
     if (timeoutMs > 0) setTimeout(() => this.#stop.abort("--timeout"), timeoutMs).unref();
-    this.#probe.start();
+    for (const { probe } of this.#ways) probe.start();
     for (const slot of this.#slots) void slot.hold();
     if (this.#api !== undefined && disrupt !== "watch") void this.#disrupt(this.#watch!, this.#api);
     await aborted(this.#stop.signal);
@@ -433,11 +495,12 @@ export class Run {
     await this.#drill?.undo();
     for (const slot of this.#slots) slot.stop();
     this.#watch?.diagnoseRest();
+    if (this.#watch === undefined) this.#comparePaths();
     const result = this.#result();
 
     // 4. Leave in order, and let go of all that would keep the process.
     this.#page.end();
-    await Promise.all([this.#probe.leave(), ...this.#slots.map((slot) => slot.leave())]);
+    await Promise.all([...this.#ways.map(({ probe }) => probe.leave()), ...this.#slots.map((slot) => slot.leave())]);
     this.#watch?.close();
     this.#api?.close();
     this.#lateness.end();
@@ -455,7 +518,7 @@ export class Run {
     const dials = this.#journal.dialsInWords() || "no dial finished";
     const { refusal } = this.#journal;
     const why = refusal === undefined ? "" : `; ${printable(refusal.message)}: ${refusal.answer}`;
-    return { result, error: `Never connected to ${url.join(", ")}: ${dials}${why}` };
+    return { result, error: `Never connected to ${urls.join(", ")}: ${dials}${why}` };
   }
 
   // ---- What the slots, the drill and the page ask or tell
@@ -532,8 +595,13 @@ export class Run {
       sessions,
       // With several URLs we choose, not a Service: whom our dials meet says nothing of its endpoints.
       isRouted: evidence === "" || url.length === 1,
-      onDiagnosed: (handover) => this.#journal.explain(handover),
-      onOpen: (handover) => this.#journal.suspect(handover),
+      // Whatever stands before the Service, the endpoints are the Service's.
+      serviceUrl: (dialled) => this.#settings.via.some(({ url }) => url === dialled) ? url[0]! : dialled,
+      differences: () => this.#ways.length === 1 ? [] : pathDifferences(this.#journal.handovers),
+      // What fared better on another path may still be on its way.
+      isComparable: () => this.#ways.length === 1 || this.#countInFlight() === 0,
+      onDiagnosed: (handover) => this.#journalOf(handover).explain(handover),
+      onOpen: (handover) => this.#journalOf(handover).suspect(handover),
       onTurnedAway: (handover) => this.#journal.turnAway(handover),
     });
     const observer = {
@@ -552,9 +620,39 @@ export class Run {
     return watch;
   }
 
+  #journalOf({ path }: Handover): Journal {
+    return this.#ways.find(({ name }) => name === path)?.journal ?? this.#journal;
+  }
+
+  /** Without a cluster to ask, the sessions of another path may still prove who cut these. */
+  #comparePaths(): void {
+    if (this.#ways.length === 1) return;
+    for (const difference of pathDifferences(this.#journal.handovers)) {
+      for (const handover of difference.cuts) {
+        const { slot, symptom, endedMs, how } = handover;
+        if (handover.cause !== null || how === "silence" || !isProven(difference, endedMs!)) continue;
+        const [cause, evidence] = ["INTERMEDIARY_CUT", differenceInWords(difference)] as const;
+        this.#journalOf(handover).explain(Object.assign(handover, { cause, evidence }));
+        const labels = { slot, symptom, cause, evidence, pod: handover.pod };
+        this.#log.each("diagnosis", () => [`slot ${slot}: ${cause}, ${evidence}`, labels, "warn"]);
+      }
+    }
+  }
+
+  /** Whether none of a way's sessions ever connected, often as each has tried, while others did. */
+  #isDead({ slots, journal }: Way): boolean {
+    return this.#ways.length > 1 && journal.opened === 0 && this.#journal.opened > 0 &&
+      sum(journal.failedDials) >= DEAD_DIALS * slots.length;
+  }
+
+  /** The slots of the ways that are not given up: a drill does not wait for the others. */
+  #living(): Slot[] {
+    return this.#ways.flatMap((way) => this.#isDead(way) ? [] : way.slots);
+  }
+
   async #disrupt(watch: ClusterWatch, api: Api): Promise<void> {
     const { sessions, handovers } = this.#settings;
-    const isSettled = () => this.#isAllConnected() && this.#countInFlight() === 0;
+    const isSettled = () => this.#living().every((slot) => slot.isConnected) && this.#countInFlight() === 0;
     this.#drill = new Drill({
       settings: this.#settings,
       watch,
@@ -562,7 +660,7 @@ export class Run {
       log: this.#log,
       signal: this.#stop.signal,
       sessions,
-      isCalm: () => isSettled() && this.#steady === sessions,
+      isCalm: () => isSettled() && this.#living().every((slot) => slot.isSteady),
       isSettled,
       holders: () => this.#slots.flatMap(({ ledger }) => ledger ?? []),
       isEnough: () => this.#journal.judged >= handovers,
@@ -674,15 +772,19 @@ export class Run {
     const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
     const had = this.#slots.filter((slot) => slot.hadSession).length;
     const failure = this.#drill?.whyNoDrill(handovers) ?? null;
+    const never = this.#neverConnected();
+    const where = never.length === 0 ? "" : `, none on the path ${never.map(({ name }) => name).join(", ")}`;
     const problem = this.#journal.failureInWords() ?? failure ??
       (had < wanted
-        ? `only ${grouped(had)} of ${count(wanted, "session")} ever connected: ${this.#journal.dialsInWords()}`
+        ? `only ${grouped(had)} of ${count(wanted, "session")} ever connected${where}: ${this.#journal.dialsInWords()}`
         : null) ??
       (this.#journal.judged < wantedHandovers
         ? `${this.#journal.judged} of ${count(wantedHandovers, "handover")} happened within ${duration(durationMs)}`
         : null);
     const verdict = problem !== null || opened === 0 ? "FAIL" : "PASS";
     const since = (at: number | undefined) => at === undefined ? null : Math.round((at - this.#origin) * 10) / 10;
+    const moved = this.#moved();
+    const rollout = rolloutOf(moved);
     return {
       verdict,
       summary: printable(`${verdict}  ${problem ?? this.#journal.successInWords(reconnect.p99Ms)}`),
@@ -711,15 +813,18 @@ export class Run {
       reconnect,
       silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
       failedDials,
-      probes: this.#probe.counts,
+      probes: this.#countProbes(),
+      paths: this.#ways.length === 1 ? [] : this.#ways.map((way) => this.#pathResult(way)),
+      rollout,
       witness: { maxLateMs: Math.round(this.#lateness.maxMs), totalLateMs: Math.round(this.#lateness.totalMs) },
       disruption: this.#drill?.disruption ?? null,
       failure,
       pods: (this.#watch?.endedPods() ?? []).map(reportPod),
-      findings: this.#findings(had),
+      findings: [...this.#findings(had), ...rolloutFindings(rollout, moved)],
       settings: {
         ...this.#settings,
         url: url.map(redactUrl),
+        via: this.#settings.via.map(({ name, url }) => ({ name, url: redactUrl(url) })),
         header: this.#settings.header.map(([name]): [string, string] => [name, "…"]),
         say: this.#settings.say.map(() => "…"),
         reply: this.#settings.reply.map(([pattern]): [string, string] => [pattern, "…"]),
@@ -727,6 +832,67 @@ export class Run {
       },
       handovers,
     };
+  }
+
+  #pathResult({ name, urls, journal, slots, probe }: Way): PathResult {
+    const { counts, messages, symptoms, failedDials, handovers } = journal;
+    return {
+      name,
+      urls: urls.map(redactUrl),
+      sessions: {
+        wanted: slots.length,
+        had: slots.filter((slot) => slot.hadSession).length,
+        connected: slots.filter((slot) => slot.isConnected).length,
+      },
+      counts: { ...counts },
+      messages,
+      symptoms,
+      reconnect: spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs)),
+      silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
+      failedDials,
+      probes: probe.counts,
+    };
+  }
+
+  #countProbes(): Result["probes"] {
+    const all = this.#ways.map(({ probe }) => probe.counts);
+    const total = (kind: "ok" | "refused" | "503" | "timeout" | "other") =>
+      all.reduce((sum, one) => sum + one[kind], 0);
+    const lastMs = all.flatMap(({ lastOnEndingMs }) => lastOnEndingMs ?? []);
+    return {
+      ok: total("ok"),
+      refused: total("refused"),
+      "503": total("503"),
+      timeout: total("timeout"),
+      other: total("other"),
+      lastOnEndingMs: lastMs.length === 0 ? null : Math.max(...lastMs),
+    };
+  }
+
+  /** What is known of how sessions moved and where they are. */
+  #moved(): Moved {
+    const { url } = this.#settings;
+    const disruption = this.#drill?.disruption ?? null;
+    const pods = this.#watch?.pods ?? [];
+    return {
+      handovers: this.#journal.handovers,
+      rolledMs: disruption?.kind === "rollout" ? disruption.atMs : null,
+      podsMs: pods.flatMap(({ moments, readyMs }) => [...moments.map(({ atMs }) => atMs), readyMs]).filter((atMs) =>
+        atMs > 0
+      ),
+      // With several URLs we choose, not a Service: who has how many is nobody's fault.
+      held: url.length > 1 ? {} : this.#countServers(),
+      ready: this.#watch === undefined
+        ? null
+        : url.length > 1
+        ? []
+        : pods.filter((pod) => pod.ready && !when(pod, "gone")),
+    };
+  }
+
+  #neverConnected(): Way[] {
+    if (this.#ways.length === 1) return [];
+    return this.#ways.filter(({ slots }) => !slots.some((slot) => slot.hadSession));
   }
 
   #countServers(): Record<string, number> {
@@ -760,7 +926,18 @@ export class Run {
         `ulimit -n is ${this.#openFiles ?? "unknown"}`;
       findings.push({ name: "WITNESS_LIMIT", text });
     }
-    const { lastOnEndingMs } = this.#probe.counts;
+    for (const { name, slots, journal } of this.#neverConnected()) {
+      const dials = journal.dialsInWords() || "no dial finished";
+      const text = `${name}: none of its ${
+        count(slots.length, "session")
+      } ever connected (${dials}); the others are judged`;
+      findings.push({ name: "PATH_DOWN", text });
+    }
+    if (this.#ways.length > 1) {
+      const differences = pathDifferences(handovers);
+      findings.push(...differences.map((one) => ({ name: "INTERMEDIARY_CUT", text: differenceInWords(one) })));
+    }
+    const { lastOnEndingMs } = this.#countProbes();
     if (this.#watch !== undefined) findings.push(...this.#watch.findings(this.#drill?.disruption ?? null, handovers));
     else if (lastOnEndingMs !== null && url.length === 1) {
       // With several URLs nobody routes new connections but we ourselves.
@@ -779,6 +956,8 @@ interface Metrics {
 
 /** The numbers of a run and its handovers: what happened, entered by those to whom it happened; it decides nothing. */
 export class Journal {
+  /** Whose numbers these are a part of. */
+  readonly #whole: Journal | undefined;
   /** Sessions that were opened, and lived. */
   opened = 0;
   readonly #messages = { received: 0, sent: 0, duplicated: 0, reordered: 0, resent: 0 };
@@ -789,44 +968,64 @@ export class Journal {
   /** The rules that count by default, by the dialects that were met. */
   readonly expected: Record<string, readonly Rule[]> = {};
   readonly failedDials: Record<string, number> = {};
-  /** What the last failed dial was told, and what may answer it. */
-  refusal: { message: string; answer: string } | undefined;
+  #refusal: { message: string; answer: string } | undefined;
   /** In how many handovers our own lateness decided, and how large it was at most. */
   readonly witness = { decided: 0, maxMs: 0 };
   readonly handovers: Handover[] = [];
   /** Since when instances are known to end, the latest last. */
   readonly #endings = new Map<string, number>();
 
+  constructor(whole?: Journal) {
+    this.#whole = whole;
+  }
+
   /** As they stand in the result; `lost` is null as long as nothing was numbered. */
   get messages(): Result["messages"] {
     return { ...this.#messages, lost: this.#isNumbered ? this.lost.down + this.lost.up : null };
+  }
+
+  /** What the last failed dial was told, and what may answer it. */
+  get refusal(): { message: string; answer: string } | undefined {
+    return this.#refusal;
   }
 
   get judged(): number {
     return this.counts.graceful + this.counts.failed;
   }
 
-  enterOpened({ dialect }: Ledger): void {
+  enterOpened(ledger: Ledger): void {
+    const { dialect } = ledger;
+    this.#whole?.enterOpened(ledger);
     this.opened++;
     this.#isNumbered ||= dialect.expect.includes("complete");
     this.expected[dialect.name] = dialect.expect;
   }
 
   enterFailedDial(kind: string): void {
+    this.#whole?.enterFailedDial(kind);
     this.failedDials[kind] = (this.failedDials[kind] ?? 0) + 1;
   }
 
+  enterRefusal(refusal: { message: string; answer: string }): void {
+    this.#whole?.enterRefusal(refusal);
+    this.#refusal = refusal;
+  }
+
   enterSent(again: boolean): void {
+    this.#whole?.enterSent(again);
     this.#messages.sent++;
     if (again) this.#messages.resent++;
   }
 
   enterReceived(): void {
+    this.#whole?.enterReceived();
     this.#messages.received++;
   }
 
   /** A session that is ending: it has been told, or has ended. A cut alone does not say that its server is going. */
-  enterEnding({ instance, noticeAt, closeCode }: Ledger): void {
+  enterEnding(ledger: Ledger): void {
+    if (this.#whole !== undefined) return this.#whole.enterEnding(ledger); // a server ends on all ways to it
+    const { instance, noticeAt, closeCode } = ledger;
     if (this.#endings.has(instance) || (noticeAt === undefined && closeCode !== 1001)) return;
     this.#endings.set(instance, performance.now());
     if (this.#endings.size > KEPT_ENDINGS) this.#endings.delete(this.#endings.keys().next().value!);
@@ -834,11 +1033,13 @@ export class Journal {
 
   /** Since when an instance is known to end; without one the latest of all. */
   endingSince(instance?: string): number | undefined {
+    if (this.#whole !== undefined) return this.#whole.endingSince(instance);
     return instance === undefined ? [...this.#endings.values()].at(-1) : this.#endings.get(instance);
   }
 
   /** A judged handover; of many the older ones are kept as counts only. */
   enterHandover(handover: Handover, kept: number): void {
+    this.#whole?.enterHandover(handover, kept);
     const { verdict, symptom, from, upstreamLost, lateMs } = handover;
     this.counts[verdict]++;
     this.lost.down += size(handover.lost);
@@ -866,18 +1067,23 @@ export class Journal {
     this.counts[verdict]--;
     this.counts.failed++;
     if (symptom !== null && --this.symptoms[symptom]!.count === 0) delete this.symptoms[symptom];
-    Object.assign(handover, { verdict: "failed", symptom: "TURNED_AWAY", rules: { ...rules, clean: "fail" } });
+    if (this.#whole !== undefined) this.#whole.turnAway(handover);
+    else Object.assign(handover, { verdict: "failed", symptom: "TURNED_AWAY", rules: { ...rules, clean: "fail" } });
     this.#countSymptom("TURNED_AWAY", from);
   }
 
   /** A handover whose cause has become known. */
-  explain({ symptom, cause, evidence }: Handover): void {
+  explain(handover: Handover): void {
+    const { symptom, cause, evidence } = handover;
+    this.#whole?.explain(handover);
     const entry = this.symptoms[symptom!]!.causes[cause!] ??= { count: 0, evidence: evidence! };
     entry.count++;
   }
 
   /** A handover of which no cause is certain, after all that the cluster had to say. */
-  suspect({ symptom, suspects }: Handover): void {
+  suspect(handover: Handover): void {
+    const { symptom, suspects } = handover;
+    this.#whole?.suspect(handover);
     const entry = this.symptoms[symptom!]!;
     entry.suspects = [...new Set([...entry.suspects ?? [], ...suspects ?? []])];
   }
@@ -925,6 +1131,9 @@ export interface SlotContext {
   gate: Gate;
   lateness: Lateness;
   journal: Journal;
+  /** The way to the pods that its sessions take, and keep to; without a name where there is but one. */
+  path: string | null;
+  urls: readonly string[];
   log: Log;
   /** The client's start, by the monotonic clock. */
   origin: number;
@@ -1039,7 +1248,7 @@ export class Slot implements SessionOwner {
         await pause(backoffMs(attempt, { baseMs: settings.backoffBaseMs, capMs: settings.backoffCapMs }));
       }
       await gate.enter();
-      const url = chooseUrl(settings.url, from?.ledger.url, refused);
+      const url = chooseUrl(this.#context.urls, from?.ledger.url, refused);
       const session = this.#isStopped ? undefined : await this.#dial(url, redial, unauthorized);
       gate.leave();
       if (session === undefined || this.#isStopped) return undefined;
@@ -1102,7 +1311,7 @@ export class Slot implements SessionOwner {
     if (kind !== OWN_LIMIT) redial.downUntil = performance.now();
     redial.failed[kind] = (redial.failed[kind] ?? 0) + 1;
     journal.enterFailedDial(kind);
-    if (answer !== undefined) journal.refusal = { message, answer };
+    if (answer !== undefined) journal.enterRefusal({ message, answer });
     log.each("dial-failed", () => [
       `slot ${this.number} to ${url}: ${message}`,
       { slot: this.number, url, kind },
@@ -1125,6 +1334,7 @@ export class Slot implements SessionOwner {
       origin,
       (from, to) => lateness.between(from, to),
     );
+    handover.path = this.#context.path;
     journal.enterHandover(handover, Math.max(KEPT_HANDOVERS, settings.sessions));
     log.each("handover", () => {
       const { verdict, symptom, from, to, code, how, noticeMs, drainMs, reconnectMs, forcedMs, silenceMs } = handover;
@@ -1742,8 +1952,12 @@ export class Probe implements SessionOwner {
   }
 
   start(): void {
-    const { intervalMs } = this.#options;
-    if (intervalMs > 0) this.#timer = setInterval(() => this.#probe(), intervalMs).unref();
+    const { intervalMs, firstMs = intervalMs } = this.#options;
+    if (intervalMs === 0) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = setInterval(() => this.#probe(), intervalMs).unref();
+      this.#probe();
+    }, firstMs).unref();
   }
 
   /** Resolves when its connections are gone. */
@@ -1794,7 +2008,9 @@ export class Probe implements SessionOwner {
 /** What probes work with. */
 export interface ProbeOptions {
   urls: readonly string[];
+  /** The time between two, 0: none; and when the first one is due, where probes on several paths take turns. */
   intervalMs: number;
+  firstMs?: number;
   dial: Dial;
   journal: Journal;
   log: Log;
@@ -1857,6 +2073,9 @@ export class ClusterWatch {
   readonly #onTurnedAway: (handover: Handover) => void;
   readonly #sessions: number;
   readonly #isRouted: boolean;
+  readonly #serviceUrl: (url: string) => string;
+  readonly #differences: () => PathDifference[];
+  readonly #isComparable: () => boolean;
   #isDiagnosing = false;
   /** Handovers of which the cluster may still have something to tell. */
   readonly #undiagnosed = new Set<Handover>();
@@ -1866,7 +2085,11 @@ export class ClusterWatch {
   /** The latest handovers without a farewell: what cuts sessions of several pods at once is none of these pods. */
   readonly #cuts: Handover[] = [];
 
-  constructor({ log, origin, sessions, isRouted, onDiagnosed, onOpen, onTurnedAway }: ClusterWatchOptions) {
+  constructor(options: ClusterWatchOptions) {
+    const { log, origin, sessions, isRouted, onDiagnosed, onOpen, onTurnedAway } = options;
+    this.#serviceUrl = options.serviceUrl ?? ((url) => url);
+    this.#differences = options.differences ?? (() => []);
+    this.#isComparable = options.isComparable ?? (() => true);
     this.#log = log;
     this.#origin = origin;
     this.#sessions = sessions;
@@ -1923,7 +2146,7 @@ export class ClusterWatch {
   }
 
   #countReady(url: string): number {
-    return readyEndpoints(this.cluster, new URL(url).hostname.split(".")[0]!);
+    return readyEndpoints(this.cluster, new URL(this.#serviceUrl(url)).hostname.split(".")[0]!);
   }
 
   /**
@@ -1960,29 +2183,39 @@ export class ClusterWatch {
   }
 
   diagnoseAll(): void {
+    const differences = this.#undiagnosed.size > 0 ? this.#differences() : [];
     for (const handover of this.#undiagnosed) {
       const pod = podOf(this.cluster, handover);
       handover.pod = pod?.name ?? null;
       // Of what moved in order only its pod is to be said, which the server has named.
       const isTold = handover.symptom === null && handover.dialect === "v1" && pod !== undefined;
       // Those that were cut together are judged together, once all of them can be.
+      if (!isTold && handover.symptom !== null && !this.#isComparable()) continue;
       if (!isTold && !cutWith(handover, this.#cuts).every((other) => this.#isComplete(other))) continue;
       this.#undiagnosed.delete(handover);
-      if (!isTold) this.#explain(handover, pod);
+      if (!isTold) this.#explain(handover, pod, differences);
     }
   }
 
   /** The run is over: what has not been seen by now will not be; but that nothing happened, nobody can say yet. */
   diagnoseRest(): void {
     this.diagnoseAll();
-    for (const handover of this.#undiagnosed) this.#explain(handover, podOf(this.cluster, handover), false);
+    const differences = this.#differences();
+    for (const handover of this.#undiagnosed) {
+      this.#explain(handover, podOf(this.cluster, handover), differences, false);
+    }
     this.#undiagnosed.clear();
   }
 
-  #explain(handover: Handover, pod: Pod | undefined, isComplete = true): void {
+  #explain(
+    handover: Handover,
+    pod: Pod | undefined,
+    differences: readonly PathDifference[],
+    isComplete = true,
+  ): void {
     if (isComplete && isOnLivingPod(this.cluster, handover, pod)) return this.#onTurnedAway(handover);
     if (handover.symptom === null) return; // it moved in order
-    const known = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions));
+    const known = diagnose(handover, pod, companyOf(this.cluster, handover, this.#cuts, this.#sessions, differences));
     const found = known?.cause === "NO_POD_EVENT" && !isComplete ? null : known;
     if (found === null) {
       handover.suspects = suspects(handover, pod);
@@ -2071,6 +2304,11 @@ export interface ClusterWatchOptions {
   sessions: number;
   /** Whether a Service, or something like it, decides where a dial leads. */
   isRouted: boolean;
+  /** The Service's URL behind a URL that is dialled. */
+  serviceUrl?: (url: string) => string;
+  /** Where one path to a pod cut what another brought to a graceful end; and whether that can be told by now. */
+  differences?: () => PathDifference[];
+  isComparable?: () => boolean;
   /** Told of each handover whose cause has become known. */
   onDiagnosed: (handover: Handover) => void;
   /** Told of each whose cause stays open, with what remains. */
@@ -2805,6 +3043,19 @@ export class Cookies {
 /** What RFC 6265 6.1 asks of a browser at least. */
 const MAX_COOKIES = 50;
 const MAX_COOKIE_BYTES = 4096;
+
+/** Another way to the same pods, by a short name. */
+function viaPath(text: string): { name: string; url: string } {
+  const [, name = "", url = ""] = /^([^=]*)=(.*)$/.exec(text) ?? [];
+  if (!/^[a-z0-9][\w.-]{0,31}$/i.test(name)) {
+    throw new RangeError("must be NAME=URL, with a name of up to 32 letters, digits, dots, dashes and underscores");
+  }
+  try {
+    return { name, url: serverUrl(url) };
+  } catch (error) {
+    throw new RangeError(`must be NAME=URL: the URL ${(error as Error).message}`);
+  }
+}
 
 function serverUrl(text: string): string {
   // Without credentials, too: URLs stand in log lines and reports.

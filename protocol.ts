@@ -746,6 +746,8 @@ export function judge(
     /** Where no cause is certain: those that the evidence does not rule out. */
     suspects: null as Cause[] | null,
     dialect: ended.dialect.name,
+    /** The way that its sessions take to the pods, where there are several. */
+    path: null as string | null,
     from: ended.server,
     to: next?.server ?? null,
     /** Beginning and end of the session, since the client's start. */
@@ -787,6 +789,8 @@ export function judge(
     lastOnEndingMs: redial.lastOnEndingMs,
     /** From the last DATA of the old session to the first of the new one. */
     silenceMs: elapsed(ended.lastDataAt, next?.firstDataAt),
+    /** When the next session opened, since the client's start. */
+    arrivedMs: elapsed(origin, next?.openedAt),
     /** What the client itself was late, where that decided: without it a limit would have been exceeded. */
     lateMs: tenths(Math.max(reconnect.forgivenMs, abrupt ? silence.forgivenMs : 0)),
     rules,
@@ -1056,6 +1060,8 @@ export class Pod {
   preStopMs: number | null = 0;
   memoryLimit: string | null = null;
   ready = false;
+  /** Since when it is ready, as far as we were told: ms since the client's start. */
+  readyMs = 0;
   /** `Succeeded` or `Failed`: it will never be ready again. */
   finished = false;
   /** Of the application's container. */
@@ -1352,7 +1358,9 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
 
   pod.address = status?.podIP ?? pod.address;
   pod.finished = status?.phase === "Succeeded" || status?.phase === "Failed";
+  const wasReady = pod.ready;
   pod.ready = holds("Ready")?.status === "True" && metadata.deletionTimestamp === undefined && type !== "DELETED";
+  if (pod.ready && !wasReady) pod.readyMs = atMs;
   pod.deletionCost = metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"] ?? null;
 
   const target = holds("DisruptionTarget");
@@ -1595,6 +1603,8 @@ export interface Company {
   elsewhere: number;
   /** Without names: all sessions that there are, more than one pod of several is likely to hold. */
   everybody: boolean;
+  /** Sessions of the same pod's end that another path brought to a graceful one. */
+  difference?: PathDifference | undefined;
 }
 
 const ALONE: Company = { together: 1, elsewhere: 0, everybody: false };
@@ -1622,8 +1632,15 @@ export function cutWith(handover: Handover, cuts: readonly Handover[]): Handover
 }
 
 /** What the sessions that were cut at once with one, of so many in all, say of its end. */
-export function companyOf(cluster: Cluster, handover: Handover, cuts: readonly Handover[], sessions: number): Company {
+export function companyOf(
+  cluster: Cluster,
+  handover: Handover,
+  cuts: readonly Handover[],
+  sessions: number,
+  differences: readonly PathDifference[] = [],
+): Company {
   if (handover.endedMs === null) return ALONE;
+  const difference = differences.find(({ cuts }) => cuts.has(handover));
   const together = cutWith(handover, cuts);
   const elsewhere = together.filter((other) => {
     const pod = podOf(cluster, other);
@@ -1637,7 +1654,111 @@ export function companyOf(cluster: Cluster, handover: Handover, cuts: readonly H
   const everybody = handover.dialect !== "v1" && together.length >= sessions &&
     (1 + others.length) ** (1 - together.length) < UNLIKELY;
   // Where no pod was ending none of them is cleared by the others.
-  return { together: together.length, elsewhere: elsewhere.length % together.length, everybody };
+  return { together: together.length, elsewhere: elsewhere.length % together.length, everybody, difference };
+}
+
+/** One pod's end, graceful for the sessions of one path and a cut for those of another. */
+export interface PathDifference {
+  pod: string;
+  path: string;
+  cut: number;
+  sessions: number;
+  /** The path that fared better. */
+  other: string;
+  graceful: number;
+  otherSessions: number;
+  /** How likely chance alone cuts so many on that path (Fisher's exact test, one-sided). */
+  chance: number;
+  /** Those that were cut, and until when the pod was still closing others in order. */
+  cuts: ReadonlySet<Handover>;
+  gracefulUntilMs: number;
+}
+
+/** The pod that held a session, by its name; null where nobody has told it. */
+const podNameOf = ({ pod, from }: Handover): string | null => pod ?? (isAddress(from) ? null : from);
+
+const isCutOff = ({ verdict, code, symptom }: Handover): boolean =>
+  verdict === "failed" && code === null && symptom !== "WITNESS_ENDED";
+
+/** Where the same pod's end was graceful on one path and a cut on another: what is on that other path did it. */
+export function pathDifferences(handovers: readonly Handover[]): PathDifference[] {
+  return endsOf(handovers.filter(({ path }) => path !== null)).flatMap((own) => {
+    const paths = [...new Set(own.map(({ path }) => path!))].map((path) => {
+      const sessions = own.filter((handover) => handover.path === path);
+      const graceful = sessions.filter(({ verdict }) => verdict === "graceful");
+      return { path, sessions, graceful, cuts: sessions.filter(isCutOff) };
+    });
+    return paths.flatMap(({ path, sessions, cuts }) => {
+      const share = (one: (typeof paths)[number]) => one.graceful.length / one.sessions.length - one.cuts.length;
+      const [best] = paths.filter((one) => one.path !== path && one.graceful.length > 0).sort((a, b) =>
+        share(b) - share(a)
+      );
+      if (best === undefined || cuts.length === 0) return [];
+      const chance = chanceOfDifference(cuts.length, sessions.length, best.cuts.length, best.sessions.length);
+      if (best.cuts.length > 0 && chance >= UNLIKELY) return [];
+      return [{
+        pod: podNameOf(own[0]!)!,
+        path,
+        cut: cuts.length,
+        sessions: sessions.length,
+        other: best.path,
+        graceful: best.graceful.length,
+        otherSessions: best.sessions.length,
+        chance,
+        cuts: new Set(cuts),
+        gracefulUntilMs: Math.max(...best.graceful.map(({ endedMs }) => endedMs!)),
+      }];
+    });
+  });
+}
+
+/** The sessions of each pod's end: a StatefulSet's next pod has the name of the one before it, and holds later sessions. */
+function endsOf(handovers: readonly Handover[]): Handover[][] {
+  const ends = new Map<string, Handover[][]>();
+  const ordered = handovers.filter(({ endedMs, verdict }) => endedMs !== null && verdict !== "unfinished")
+    .sort((a, b) => a.endedMs! - b.endedMs!);
+  for (const handover of ordered) {
+    const name = podNameOf(handover);
+    if (name === null) continue;
+    const own = ends.get(name) ?? [];
+    ends.set(name, own);
+    const last = own.at(-1);
+    const untilMs = last?.at(-1)?.endedMs ?? -Infinity;
+    const isNext = (handover.openedMs ?? 0) >= untilMs ||
+      handover.endedMs! - (handover.noticeMs ?? 0) - untilMs > CALM_MS;
+    if (last === undefined || isNext) own.push([handover]);
+    else last.push(handover);
+  }
+  return [...ends.values()].flat();
+}
+
+/** The chance that at least `cut` of `all` are among the cut ones, of those and of `otherCut` in `otherAll` together. */
+function chanceOfDifference(cut: number, all: number, otherCut: number, otherAll: number): number {
+  const logFactorials = [0];
+  for (let number = 1; number <= all + otherAll; number++) logFactorials.push(logFactorials.at(-1)! + Math.log(number));
+  const choices = (from: number, number: number) =>
+    logFactorials[from]! - logFactorials[number]! - logFactorials[from - number]!;
+  let chance = 0;
+  for (let number = cut; number <= Math.min(all, cut + otherCut); number++) {
+    const rest = cut + otherCut - number;
+    chance += Math.exp(choices(all, number) + choices(otherAll, rest) - choices(all + otherAll, cut + otherCut));
+  }
+  return Math.min(1, chance);
+}
+
+/** Whether it is no chance, and the pod outlived a cut at this time: it closed others in order after it. */
+export function isProven({ chance, gracefulUntilMs }: PathDifference, cutMs: number): boolean {
+  return chance < UNLIKELY && cutMs < gracefulUntilMs;
+}
+
+/** The difference with both numbers, and how much it says. */
+export function differenceInWords(difference: PathDifference): string {
+  const { pod, path, cut, sessions, other, graceful, otherSessions, chance } = difference;
+  const weak = chance < UNLIKELY
+    ? ""
+    : `; that few may be chance (1 in ${Math.max(1, Math.round(1 / chance))}): more --sessions tell`;
+  return `at the end of ${pod} ${cut} of ${count(sessions, "session")} were cut on the path ${path}, ` +
+    `${graceful} of ${otherSessions} graceful on ${other}: ${path} (its proxy) is to blame, not the pod${weak}`;
 }
 
 /** What the evidence says around one session's end; what it does not say is undefined, and is the ground of nothing. */
@@ -1717,6 +1838,10 @@ type Row = [cause: Cause, evidence: (ending: Ending) => string | null | undefine
 
 /** Section by section of what can end a session: the first that matches names the cause. */
 const DIAGNOSES: Row[] = [
+  ["INTERMEDIARY_CUT", ({ company: { difference }, cutMs, silent, ranOnMs }) => {
+    if (difference === undefined || silent || difference.chance >= UNLIKELY) return undefined;
+    return isProven(difference, cutMs) || ranOnMs > INSTANT_MS ? differenceInWords(difference) : undefined;
+  }],
   [
     "INTERMEDIARY_CUT",
     ({ company: { together, elsewhere, everybody } }) =>
@@ -1828,6 +1953,11 @@ const DIAGNOSES: Row[] = [
     if (exit === undefined ? ranOnMs <= INSTANT_MS / 5 : noticed || ms !== null) return undefined;
     return cutMs < deleted!.atMs + (ms ?? Infinity) ? `${failed.text} (${text})` : undefined;
   }],
+  // It ended in order on another path: that its process ended with it need not be why this one was cut.
+  [
+    "INTERMEDIARY_CUT",
+    ({ company: { difference }, exit }) => difference && exit && exit.code !== 137 ? null : undefined,
+  ],
   ["EXITED_AT_SIGTERM", (ending) => {
     const { noticed, exit, deleted, pod } = ending;
     if (noticed || exit === undefined || isBeforeSigterm(ending, true)) return undefined;
@@ -1845,10 +1975,11 @@ const DIAGNOSES: Row[] = [
     if (exit.code === 137 || isOpen(ending, exit)) return null;
     return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion, amid the drain`;
   }],
-  ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, silent }) => {
+  ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, silent, company: { difference } }) => {
     if (silent || sigtermMs === null || ranOnMs <= INSTANT_MS || Math.abs(cutMs - sigtermMs) > INSTANT_MS) {
       return undefined;
     }
+    if (difference !== undefined) return null; // too few to tell the application from a proxy
     return `cut ${duration(Math.max(0, cutMs - sigtermMs))} after SIGTERM; the process ran on for ${duration(ranOnMs)}`;
   }],
   ["INTERMEDIARY_CUT", (ending) => {
@@ -2017,6 +2148,199 @@ export function suspects(handover: Handover, pod: Pod | undefined): Cause[] | nu
   const ending = endingOf(handover, pod, ALONE);
   const [seen] = ownExitsOf(pod, ending.openedMs);
   return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending, seen));
+}
+
+// ---- Rollouts: how often sessions moved, how many came at once, and where they are afterwards -----
+
+/** Ends of sessions with so much calm between them are two disruptions, as the page draws them in two pictures. */
+const CALM_MS = 30_000;
+/** With so many new sessions in a second each has less than 10 ms of a core for its handshake, login and first answer. */
+const STORM = 100;
+const STORM_MS = 1000;
+/** Sessions that no pod's end has ended. */
+const NO_POD_ENDED: readonly (string | null)[] = ["TURNED_AWAY", "WITNESS_ENDED", "NO_POD_EVENT", "INTERMEDIARY_CUT"];
+
+/** How the sessions of a run moved. */
+export interface Rollout {
+  /** How many disruptions there were: ends of sessions, or of pods, without 30 s of calm between them. */
+  disruptions: number;
+  /** Sessions by how often they moved within one disruption, each by the one in which it moved most; 1 is the least. */
+  moves: Record<string, number>;
+  /** The most sessions that moved to one server within a second, and when that second began; null where none moved. */
+  peak: { server: string; sessions: number; atMs: number } | null;
+  /** What `UNEVEN` looks at: the sessions of each server that can have some; empty where servers have no names. */
+  held: Record<string, number>;
+}
+
+/** A server that takes new sessions, and since when. */
+export interface Taker {
+  name: string;
+  readyMs: number;
+}
+
+/** What a rollout did to sessions, and where they are. */
+export interface Moved {
+  handovers: readonly Handover[];
+  /** When a rollout was begun by ourselves: all that follows is one disruption. */
+  rolledMs: number | null;
+  /** Of the pods that ended or began: when something happened to them. */
+  podsMs: readonly number[];
+  /** Sessions by server, as they are held now. */
+  held: Record<string, number>;
+  /** The pods that are ready; null where nobody tells. */
+  ready: readonly Taker[] | null;
+}
+
+/** For each handover that a pod's end caused: which move of its session in its disruption it is, and which disruption. */
+export function movesOf({ handovers, rolledMs, podsMs }: Pick<Moved, "handovers" | "rolledMs" | "podsMs">) {
+  const moves = new Map<Handover, { move: number; disruption: number }>();
+  const ends = handovers.flatMap((handover) => {
+    const { symptom, cause, endedMs, noticeMs, reconnectMs, to } = handover;
+    if (endedMs === null || to === null || [symptom, cause].some((name) => name && NO_POD_ENDED.includes(name))) {
+      return [];
+    }
+    return [{ handover, fromMs: endedMs - (noticeMs ?? 0), toMs: endedMs + reconnectMs }];
+  });
+  const stretches = [...ends, ...podsMs.map((atMs) => ({ handover: undefined, fromMs: atMs, toMs: atMs }))];
+  const before = new Map<number, number>();
+  let [disruption, busyMs] = [0, -Infinity];
+  for (const { handover, fromMs, toMs } of stretches.sort((a, b) => a.fromMs - b.fromMs)) {
+    const isRolled = rolledMs !== null && fromMs >= rolledMs;
+    if (isRolled ? busyMs < rolledMs : fromMs - busyMs > CALM_MS) {
+      disruption++;
+      before.clear();
+    }
+    busyMs = Math.max(busyMs, toMs, isRolled ? rolledMs : toMs);
+    if (handover === undefined) continue;
+    const move = (before.get(handover.slot) ?? 0) + 1;
+    before.set(handover.slot, move);
+    moves.set(handover, { move, disruption });
+  }
+  return moves;
+}
+
+/** The numbers of what moved; null where nothing did. */
+export function rolloutOf(moved: Moved): Rollout | null {
+  const moves = movesOf(moved);
+  if (moves.size === 0) return null;
+  const most = new Map<number, number>();
+  for (const [{ slot }, { move }] of moves) most.set(slot, Math.max(move, most.get(slot) ?? 0));
+  const bySize: Record<string, number> = {};
+  for (const move of most.values()) bySize[move] = (bySize[move] ?? 0) + 1;
+  return {
+    disruptions: new Set([...moves.values()].map(({ disruption }) => disruption)).size,
+    moves: bySize,
+    peak: peakOf([...moves.keys()]),
+    held: takersOf(moved),
+  };
+}
+
+function peakOf(handovers: readonly Handover[]): Rollout["peak"] {
+  const arrivals = new Map<string, number[]>();
+  for (const { to, arrivedMs } of handovers) {
+    if (to === null || arrivedMs === null) continue;
+    const times = arrivals.get(to);
+    if (times === undefined) arrivals.set(to, [arrivedMs]);
+    else times.push(arrivedMs);
+  }
+  let peak: Rollout["peak"] = null;
+  for (const [server, times] of arrivals) {
+    times.sort((a, b) => a - b);
+    let first = 0;
+    for (const [last, atMs] of times.entries()) {
+      while (atMs - times[first]! >= STORM_MS) first++;
+      const sessions = last - first + 1;
+      if (sessions > (peak?.sessions ?? 0)) peak = { server, sessions, atMs: times[first]! };
+    }
+  }
+  return peak;
+}
+
+/** A server that has not said who it is goes by its address, behind which there may be many. */
+const isAddress = (server: string): boolean => /^wss?:/i.test(server);
+
+/** The sessions of each server that takes some; {} where it cannot be told which those are. */
+function takersOf({ held, ready }: Pick<Moved, "held" | "ready">): Record<string, number> {
+  if (Object.keys(held).some(isAddress)) return {};
+  return ready === null ? held : Object.fromEntries(ready.map(({ name }) => [name, held[name] ?? 0]));
+}
+
+/**
+ * How likely it is that chance alone, with which a Service spreads connections, fills one server as much as the fullest,
+ * or another as little as the emptiest (the less likely of the two; a binomial tail for each server).
+ */
+export function chanceOf(counts: readonly number[]): number {
+  const [all, share] = [counts.reduce((sum, one) => sum + one, 0), 1 / counts.length];
+  if (counts.length < 2) return 1;
+  const [least, most] = [Math.min(...counts), Math.max(...counts)];
+  let [logarithm, upper, lower] = [all * Math.log(1 - share), 0, 0];
+  for (let number = 0; number <= all; number++) {
+    if (number <= least) lower += Math.exp(logarithm);
+    if (number >= most) upper += Math.exp(logarithm);
+    logarithm += Math.log((all - number) / (number + 1)) + Math.log(share / (1 - share));
+  }
+  return Math.min(1, counts.length * Math.min(upper, lower));
+}
+
+/** What is worth knowing of how sessions moved: never a failure. */
+export function rolloutFindings(rollout: Rollout | null, moved: Moved): { name: string; text: string }[] {
+  if (rollout === null) return [];
+  return [movedAgain(rollout), storm(rollout), uneven(rollout, moved)].flatMap((finding) => finding ?? []);
+}
+
+const TIMES = ["never", "once", "twice"];
+/** "once", "twice", "3 times". */
+const times = (number: number): string => TIMES[number] ?? `${number} times`;
+
+function movedAgain({ moves }: Rollout) {
+  const again = Object.entries(moves).filter(([move]) => Number(move) > 1);
+  if (again.length === 0) return undefined;
+  const all = Object.values(moves).reduce((sum, number) => sum + number, 0);
+  const said = again.map(([move, number], index) =>
+    `${grouped(number)}${index === 0 ? ` of the ${count(all, "session")} that moved` : ""} moved ${times(Number(move))}`
+  );
+  const text = `${said.join(", ")} in one disruption (once is the least): they went to pods that were to end next; ` +
+    "have the new pods ready before the old ones go (maxSurge up to 100%, minReadySeconds), and spread the drain over that time";
+  return { name: "MOVED_AGAIN", text };
+}
+
+function storm({ peak }: Rollout) {
+  if (peak === null || peak.sessions < STORM) return undefined;
+  const { server, sessions, atMs } = peak;
+  const seconds = Math.ceil(sessions / STORM);
+  const text =
+    `${grouped(sessions)} sessions moved ${isAddress(server) ? "through" : "to"} ${server} within one second, at ` +
+    `${duration(atMs)}: ${
+      duration(STORM_MS / sessions)
+    } of a core for each; spread the drain over ${seconds}s or more ` +
+    "(--spread, or the application's own), let clients wait longer at random, or have more pods to take them";
+  return { name: "RECONNECT_STORM", text };
+}
+
+function uneven({ held }: Rollout, { handovers, ready }: Moved) {
+  const servers = Object.entries(held).sort(([, a], [, b]) => b - a);
+  const chance = chanceOf(servers.map(([, number]) => number));
+  if (chance >= UNLIKELY) return undefined;
+  const lastMs = Math.max(...handovers.map(({ arrivedMs }) => arrivedMs ?? 0));
+  const late = new Map(
+    (ready ?? []).filter(({ readyMs }) => readyMs > lastMs).map(({ name, readyMs }) => [name, readyMs]),
+  );
+  const rest = servers.filter(([name]) => !late.has(name));
+  const [[fullest, most], [emptiest, least]] = [servers[0]!, servers.at(-1)!];
+  const all = servers.reduce((sum, [, number]) => sum + number, 0);
+  const numbers = `${fullest} has ${grouped(most)} of ${count(all, "session")}, ${emptiest} ${grouped(least)}, ` +
+    `${servers.length} pods are ready: by chance less than once in ${
+      grouped(Math.floor(Math.min(1e6, 1 / chance)))
+    } runs`;
+  const isExplained = late.size > 0 && chanceOf(rest.map(([, number]) => number)) >= UNLIKELY;
+  const [newest, readyMs] = [...late].at(-1) ?? ["", 0];
+  const why = isExplained
+    ? `${newest} became ready ${
+      duration(readyMs - lastMs)
+    } after the last session had moved, and nothing moves by itself: have new ` +
+      "pods ready before old ones go (maxSurge, minReadySeconds)"
+    : "whoever balances does not spread new connections evenly, or they came while few pods were ready";
+  return { name: "UNEVEN", text: `${numbers}; ${why}, or end sessions at an age limit with some jitter` };
 }
 
 // ==== The conventions =======================================================================

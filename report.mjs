@@ -28,6 +28,7 @@ import mri from "mri";
 
 /**
  * @typedef {import("./client.ts").Result} Result
+ * @typedef {import("./client.ts").PathResult} PathResult
  * @typedef {import("./protocol.ts").Handover} Handover
  * @typedef {import("./protocol.ts").PodReport} Pod
  * @typedef {import("./protocol.ts").Rule} Rule
@@ -51,7 +52,7 @@ const protocol = typeof REPORT_PAGE === "string"
   : await import(new URL("dist/protocol.js", import.meta.url).href).catch(explainMissingBuild);
 // deno-fmt-ignore
 const {
-  CAUSES, count, duration, expectedRules, grouped, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
+  CAUSES, count, duration, expectedRules, grouped, movesOf, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
   UserError, VERSION, when,
 } = protocol;
 
@@ -141,7 +142,6 @@ export function render(result) {
     : failed.filter(({ symptom }, index) => failed.findIndex((other) => other.symptom === symptom) === index);
   const moreFailed = failed.length - shown.length;
   const morePods = result.pods.length - SHOWN_PODS;
-  const probed = Object.fromEntries(Object.entries(probes).filter(([kind]) => kind !== "lastOnEndingMs"));
   const paint = result.verdict === "PASS" ? kleur.green : kleur.red;
   return [
     "",
@@ -154,7 +154,9 @@ export function render(result) {
     ...fact("Reconnect", percentiles(reconnect)),
     ...fact("Silence", percentiles(silence)),
     ...fact("Failed dials", kinds(failedDials)),
-    ...fact("Probes", kinds(probed)),
+    ...fact("Probes", probesInWords(probes)),
+    ...fact("Moves", movesInWords(result)),
+    ...(result.paths ?? []).flatMap(renderPath),
     ...shown.flatMap((handover) => renderHandover(handover, rulesOf(result, handover))),
     ...moreFailed > 0 ? ["", `${count(moreFailed, "more failed handover")} like these`] : [],
     ...Object.entries(result.symptoms).flatMap(([name, entry]) => renderSymptom(name, entry, remediesFor(result))),
@@ -185,6 +187,61 @@ function messagesInWords({ messages }) {
   return `${grouped(messages.received)} received, ${grouped(messages.sent)} sent, ${lostInWords(messages.lost)}` +
     more(messages.duplicated, "duplicated") + more(messages.reordered, "reordered") +
     more(messages.resent, "sent again");
+}
+
+/**
+ * Worth a line where a session moved more than once.
+ * @param {Result} result
+ */
+function movesInWords({ rollout }) {
+  const moves = Object.entries(rollout?.moves ?? {});
+  if (!moves.some(([move]) => Number(move) > 1)) return "";
+  const said = moves.map(([move, sessions]) =>
+    `${count(sessions, "session")} ${move === "1" ? "once" : `${move} times`}`
+  );
+  return `${said.join(", ")}, in one disruption`;
+}
+
+/** @param {Result["probes"]} probes */
+const probesInWords = (probes) =>
+  kinds(Object.fromEntries(Object.entries(probes).filter(([kind]) => kind !== "lastOnEndingMs")));
+
+/**
+ * The numbers of one path, by what they are; none where there is nothing to say.
+ * @param {PathResult} path
+ * @returns {[what: string, number: string][]}
+ */
+function pathNumbers({ sessions, counts, messages, symptoms, reconnect, silence, failedDials, probes }) {
+  const { lastOnEndingMs } = probes;
+  /** @type {[string, string | false][]} */
+  const numbers = [
+    ["sessions", `${grouped(sessions.had)} of ${grouped(sessions.wanted)} connected`],
+    ["handovers", `${counts.graceful} graceful, ${counts.failed} failed${more(counts.unfinished, "unfinished")}`],
+    ["symptoms", kinds(Object.fromEntries(Object.entries(symptoms).map(([name, { count }]) => [name, count])))],
+    ["messages", lostInWords(messages.lost)],
+    ["reconnect", percentiles(reconnect)],
+    ["silence", percentiles(silence)],
+    ["failed dials", kinds(failedDials)],
+    [
+      "probes",
+      probesInWords(probes) +
+      (lastOnEndingMs === null ? "" : `, the last on an ending server at +${duration(lastOnEndingMs)}`),
+    ],
+  ];
+  return numbers.flatMap(([what, number]) => number ? [[what, number]] : []);
+}
+
+/**
+ * @param {PathResult} path
+ * @returns {string[]}
+ */
+function renderPath(path) {
+  const numbers = pathNumbers(path).map(([what, number]) => `  ${what.padEnd(12)}  ${printable(number)}`);
+  return [
+    "",
+    `${kleur.bold("Path")} ${kleur.bold(printable(path.name))}  ${printable(path.urls.join(", "))}`,
+    ...numbers,
+  ];
 }
 
 /**
@@ -311,13 +368,19 @@ function rulesOf({ expected, settings: { expect } }, { dialect }) {
 const HOW = { fin: "FIN", reset: "a socket error", silence: "no FIN", open: "still open when the run ended" };
 
 /**
+ * The path of a handover's session, where there are several.
+ * @param {Handover} handover
+ */
+const by = (handover) => pathOf(handover) === undefined ? "" : ` by ${pathOf(handover)}`;
+
+/**
  * A handover in one line: slot, from where, to where, how.
  * @param {Handover} handover
  * @returns {string}
  */
 export function headline(handover) {
   const { slot, from, verdict, symptom } = handover;
-  return `slot ${slot}: ${from} → ${whereTo(handover)}  ${symptom ?? verdict}`;
+  return `slot ${slot}${by(handover)}: ${from} → ${whereTo(handover)}  ${symptom ?? verdict}`;
 }
 
 /**
@@ -478,7 +541,7 @@ const hashSource = (text) => `'sha256-${createHash("sha256").update(text).digest
 /** What of a handover the picture needs: one row of numbers for each, since there may be thousands. */
 const ROW_FIELDS = [
   ...["slot", "from", "to", "openedMs", "endedMs", "lastDataMs", "noticeMs", "drainMs"],
-  ...["reconnectMs", "forcedMs", "silenceMs", "verdict", "symptom"],
+  ...["reconnectMs", "forcedMs", "silenceMs", "verdict", "symptom", "path", "move"],
 ];
 
 /**
@@ -501,7 +564,12 @@ export function pageData(result, running = false) {
     names.set(name, known);
     return known;
   };
+  /** @type {Map<string, number>} */
+  const paths = new Map();
   const verdicts = ["graceful", "failed", "unfinished"];
+  const rolledMs = result.disruption?.kind === "rollout" ? result.disruption.atMs : null;
+  const podsMs = result.pods.flatMap(({ moments }) => moments.map(({ atMs }) => atMs));
+  const moves = movesOf({ handovers: result.handovers, rolledMs, podsMs });
   const values = result.handovers.map((handover) => [
     handover.slot,
     place(servers, handover.from),
@@ -516,6 +584,8 @@ export function pageData(result, running = false) {
     handover.silenceMs,
     verdicts.indexOf(handover.verdict),
     place(symptoms, handover.symptom),
+    place(paths, pathOf(handover) ?? null),
+    moves.get(handover)?.move ?? 1,
   ]);
   const failed = result.handovers.filter(({ verdict }) => verdict === "failed");
   const others = result.handovers.filter(({ verdict }) => verdict !== "failed");
@@ -523,7 +593,14 @@ export function pageData(result, running = false) {
     ...result,
     running,
     handovers: [...failed, ...others].slice(0, SHOWN_HANDOVERS),
-    rows: { servers: [...servers.keys()], symptoms: [...symptoms.keys()], fields: ROW_FIELDS, values },
+    rows: {
+      servers: [...servers.keys()],
+      symptoms: [...symptoms.keys()],
+      paths: [...paths.keys()],
+      fields: ROW_FIELDS,
+      values,
+    },
+    paths: (result.paths ?? []).map((path) => ({ name: path.name, urls: path.urls, numbers: pathNumbers(path) })),
     advice: { ...remediesFor(result), ...CAUSES },
     words: wordsOf(result.handovers[0] ?? { dialect: "v1" }),
   };
@@ -542,21 +619,57 @@ export function pageData(result, running = false) {
  */
 export function renderJunit(result) {
   const runFailed = result.verdict === "FAIL" && result.counts.failed === 0;
-  const failures = result.handovers.filter(({ verdict }) => verdict === "failed").length + (runFailed ? 1 : 0);
-  const skipped = result.handovers.filter(({ verdict }) => verdict === "unfinished").length;
-  const totals = `tests="${result.handovers.length + 1}" failures="${failures}" errors="0"`;
-  const time = `time="${seconds(result.durationMs)}"`;
-  const startedAt = escaped(result.startedAt.slice(0, 19));
   const outcome = runFailed ? failure("FAIL", result.summary, result.summary) : "";
+  const runCase = testCase("run", "verdict", result.durationMs, outcome);
+  const { handovers } = result;
+  const paths = result.paths ?? [];
+  const suites = paths.length === 0 ? testSuite("handovers", handovers, result, "", runCase, runFailed) : [
+    ...paths.map((path) => {
+      const properties = pathNumbers(path).map(([what, number]) =>
+        `      <property name="${escaped(what)}" value="${escaped(number)}"/>\n`
+      );
+      const own = handovers.filter((handover) => pathOf(handover) === path.name);
+      return testSuite(
+        `handovers by ${path.name}`,
+        own,
+        result,
+        `    <properties>\n${properties.join("")}    </properties>\n`,
+      );
+    }),
+    testSuite("run", [], result, "", runCase, runFailed),
+  ].join("\n");
   return `<?xml version="1.0" encoding="UTF-8"?>
-<testsuites name="graceful shutdown" ${totals} ${time}>
-  <testsuite name="handovers" ${totals} skipped="${skipped}" ${time} timestamp="${startedAt}">
-${result.handovers.map((handover) => `${handoverCase(handover, result)}\n`).join("")}${
-    testCase("run", "verdict", result.durationMs, outcome)
-  }
-  </testsuite>
+<testsuites name="graceful shutdown" ${totals(handovers, true, runFailed)} time="${seconds(result.durationMs)}">
+${suites}
 </testsuites>
 `;
+}
+
+/**
+ * @param {Handover[]} handovers
+ * @param {boolean} hasRun whether the case of the run is among them
+ * @param {boolean} runFailed
+ */
+function totals(handovers, hasRun, runFailed) {
+  const failures = handovers.filter(({ verdict }) => verdict === "failed").length + (runFailed ? 1 : 0);
+  return `tests="${handovers.length + (hasRun ? 1 : 0)}" failures="${failures}" errors="0"`;
+}
+
+/**
+ * @param {string} name
+ * @param {Handover[]} handovers
+ * @param {Result} result
+ * @param {string} properties
+ * @param {string} runCase the run's own case, in the suite that has it
+ * @param {boolean} runFailed
+ */
+function testSuite(name, handovers, result, properties, runCase = "", runFailed = false) {
+  const skipped = handovers.filter(({ verdict }) => verdict === "unfinished").length;
+  const counts = `${totals(handovers, runCase !== "", runFailed)} skipped="${skipped}"`;
+  const times = `time="${seconds(result.durationMs)}" timestamp="${escaped(result.startedAt.slice(0, 19))}"`;
+  const cases = [...handovers.map((handover) => handoverCase(handover, result)), ...runCase === "" ? [] : [runCase]];
+  return `  <testsuite name="${escaped(name)}" ${counts} ${times}>
+${properties}${cases.map((one) => `${one}\n`).join("")}  </testsuite>`;
 }
 
 /**
@@ -567,7 +680,7 @@ ${result.handovers.map((handover) => `${handoverCase(handover, result)}\n`).join
 function handoverCase(handover, result) {
   const { slot, from, verdict, symptom, reconnectMs, rules } = handover;
   const marks = rulesOf(result, handover).map((rule) => `${rule} ${rules[rule]}`).join(", ");
-  const name = `slot ${slot}: ${from} to ${whereTo(handover)} (${marks})`;
+  const name = `slot ${slot}${by(handover)}: ${from} to ${whereTo(handover)} (${marks})`;
   const outcome = verdict === "unfinished"
     ? `<skipped message="on its way when the run ended"/>`
     : verdict === "failed"
@@ -645,6 +758,7 @@ export function renderMarkdown(result) {
     ...result.findings.length > 0
       ? ["", ...result.findings.map(({ name, text }) => `- ${word(name)}: ${code(text)}`)]
       : [],
+    ...markdownPaths(result.paths ?? []),
     ...shown.length > 0
       ? [
         "",
@@ -660,13 +774,34 @@ export function renderMarkdown(result) {
 }
 
 /**
+ * Each path's numbers, a column for each of them that any path has.
+ * @param {PathResult[]} paths
+ * @returns {string[]}
+ */
+function markdownPaths(paths) {
+  if (paths.length === 0) return [];
+  const rows = paths.map((path) => new Map(pathNumbers(path)));
+  const heads = [...new Set(rows.flatMap((row) => [...row.keys()]))];
+  return [
+    "",
+    `| path | ${heads.join(" | ")} |`,
+    `|---|${heads.map(() => "---|").join("")}`,
+    ...rows.map((row, index) =>
+      `| ${code(paths[index]?.name ?? "")} | ${heads.map((head) => code(row.get(head) ?? "–")).join(" | ")} |`
+    ),
+  ];
+}
+
+/**
  * @param {Handover} handover
  * @returns {string}
  */
 function markdownRow(handover) {
   const { slot, from, verdict, symptom, cause, reconnectMs, silenceMs } = handover;
   const silence = silenceMs === null ? "" : duration(silenceMs);
-  return `| ${slot} | ${code(from)} | ${code(whereTo(handover))} | ${verdict} | ${word(symptom)} | ${word(cause)} | ` +
+  return `| ${slot}${by(handover) && ` ${code(by(handover).trim())}`} | ${code(from)} | ${
+    code(whereTo(handover))
+  } | ${verdict} | ${word(symptom)} | ${word(cause)} | ` +
     `${duration(reconnectMs)} | ${silence} |`;
 }
 
@@ -783,7 +918,10 @@ export function compare(before, after, tolerance) {
     { title: "Findings", rows: findingRows(before, after) },
     ...pathsOf(before, after).map((path) => ({
       title: `Path ${path}`,
-      rows: pathRows(onPath(before, path), onPath(after, path), tolerance),
+      rows: [
+        ...pathRows(onPath(before, path), onPath(after, path), tolerance),
+        ...pathKindRows(pathIn(before, path), pathIn(after, path), tolerance),
+      ],
     })),
   ].filter(({ rows }) => rows.length > 0);
   const rows = sections.flatMap(({ rows }) => rows);
@@ -914,7 +1052,7 @@ function kindRows(before, after, tolerance) {
 
 /**
  * How often each symptom was seen, and each of its causes.
- * @param {Result} result
+ * @param {Pick<Result, "symptoms">} result
  * @returns {Record<string, number>}
  */
 function symptomCounts({ symptoms }) {
@@ -947,9 +1085,15 @@ function findingRows(before, after) {
 
 /**
  * The way that a handover's session took to the pods, where the result tells.
- * @param {Handover & { path?: string, group?: string }} handover
+ * @param {Handover & { group?: string }} handover
  */
 const pathOf = ({ path, group }) => path ?? group;
+
+/**
+ * @param {Result} result
+ * @param {string} path
+ */
+const pathIn = ({ paths }, path) => paths?.find(({ name }) => name === path);
 
 /**
  * The paths of two results, in the order in which they appear.
@@ -958,7 +1102,10 @@ const pathOf = ({ path, group }) => path ?? group;
  * @returns {string[]}
  */
 function pathsOf(before, after) {
-  return [...new Set([...before.handovers, ...after.handovers].flatMap((handover) => pathOf(handover) ?? []))];
+  const named = [before, after].flatMap(({ paths }) => (paths ?? []).map(({ name }) => name));
+  return [
+    ...new Set([...named, ...[...before.handovers, ...after.handovers].flatMap((handover) => pathOf(handover) ?? [])]),
+  ];
 }
 
 /**
@@ -990,6 +1137,39 @@ function pathRows(before, after, tolerance) {
     ...named("silence", spreadRows(silenceOf(before), silenceOf(after), tolerance)),
     ...named("drain", spreadRows(drainOf(before), drainOf(after), tolerance)),
     ...named("notice", noticeRows(noticeOf(before), noticeOf(after))),
+  ];
+}
+
+/**
+ * What only a path's own numbers tell.
+ * @param {PathResult | undefined} before
+ * @param {PathResult | undefined} after
+ * @param {number} tolerance
+ * @returns {Row[]}
+ */
+function pathKindRows(before, after, tolerance) {
+  if (before === undefined || after === undefined) return [];
+  /** @param {PathResult["probes"]} probes */
+  const failed = ({ ok: _ok, lastOnEndingMs: _lastOnEndingMs, ...counts }) => counts;
+  /**
+   * @param {string} what
+   * @param {Row[]} rows
+   */
+  const named = (what, rows) =>
+    rows.filter(({ before, after }) => before !== "0" || after !== "0").map((row) => ({
+      ...row,
+      name: `${what} ${row.name}`,
+    }));
+  return [
+    countRow(
+      "never connected",
+      before.sessions.wanted - before.sessions.had,
+      after.sessions.wanted - after.sessions.had,
+      tolerance,
+    ),
+    ...kindRows(symptomCounts(before), symptomCounts(after), tolerance),
+    ...named("failed dials", kindRows(before.failedDials, after.failedDials, tolerance)),
+    ...named("probes", kindRows(failed(before.probes), failed(after.probes), tolerance)),
   ];
 }
 
@@ -1338,6 +1518,25 @@ const isCauses = (value) =>
   typeof value === "object" && value !== null &&
   Object.values(value).every((entry) => problemOf(entry, { count: "number", evidence: "string" }, "it") === undefined);
 /** @type {Shape} */
+const PATH = {
+  name: "string",
+  urls: ["string"],
+  sessions: { wanted: "number", had: "number", connected: "number" },
+  counts: { graceful: "number", failed: "number", unfinished: "number" },
+  messages: { lost: "number?" },
+  symptoms: isSymptoms,
+  reconnect: SPREAD,
+  silence: SPREAD,
+  failedDials: isCounts,
+  probes: isCounts,
+};
+/**
+ * What older versions do not tell may be absent.
+ * @param {Shape} shape
+ */
+const optional = (shape) => (/** @type {unknown} */ value) =>
+  value == null || problemOf(value, shape, "it") === undefined;
+/** @type {Shape} */
 const RESULT = {
   verdict: (/** @type {unknown} */ value) => value === "PASS" || value === "FAIL",
   summary: "string",
@@ -1358,6 +1557,8 @@ const RESULT = {
   silence: SPREAD,
   failedDials: isCounts,
   probes: isCounts,
+  paths: optional([PATH]),
+  rollout: optional({ moves: isCounts }),
   disruption: (/** @type {unknown} */ value) =>
     value === null || problemOf(value, { kind: "string", pod: "string?", atMs: "number" }, "it") === undefined,
   pods: [{ name: "string", moments: [{ atMs: "number", kind: "string", text: "string" }] }],
@@ -1365,6 +1566,7 @@ const RESULT = {
   settings: { expect: ["string"] },
   handovers: [{
     slot: "number",
+    path: optional("string"),
     from: "string",
     to: "string?",
     dialect: "string",

@@ -173,6 +173,8 @@ function startSlot(t: TestContext, url: string, changes = {}) {
     gate: new Gate(1),
     lateness,
     journal,
+    path: null,
+    urls: [url],
     log: SILENT,
     origin: performance.now(),
     watch: () => undefined,
