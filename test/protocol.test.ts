@@ -552,6 +552,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     evidence: null,
     suspects: null,
     dialect: "v1",
+    path: null,
     from: "pod-a",
     to: "pod-b",
     openedMs: 1000,
@@ -581,6 +582,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     readyEndpoints: null,
     lastOnEndingMs: null,
     silenceMs: null,
+    arrivedMs: 3761,
     lateMs: 0,
     rules: { notice: "pass", complete: "pass", farewell: "pass", clean: "pass", moved: "pass" },
   });
