@@ -2299,7 +2299,8 @@ function movedAgain({ moves }: Rollout) {
   const said = again.map(([move, number], index) =>
     `${grouped(number)}${index === 0 ? ` of the ${count(all, "session")} that moved` : ""} moved ${times(Number(move))}`
   );
-  const text = `${said.join(", ")} in one disruption (once is the least): they went to pods that were to end next; ` +
+  const text =
+    `${said.join(", ")} in one disruption (once is the least): they went to servers that were to end them next; ` +
     "have the new pods ready before the old ones go (maxSurge up to 100%, minReadySeconds), and spread the drain over that time";
   return { name: "MOVED_AGAIN", text };
 }

@@ -207,20 +207,24 @@ const probesInWords = (probes) =>
   kinds(Object.fromEntries(Object.entries(probes).filter(([kind]) => kind !== "lastOnEndingMs")));
 
 /**
- * The numbers of one path, by what they are; none where there is nothing to say.
+ * The numbers of one path, by what they are; those left out that have nothing to say.
+ * @param {PathResult} path
+ */
+const pathNumbers = (path) => allPathNumbers(path).filter(([, number]) => number !== "");
+
+/**
  * @param {PathResult} path
  * @returns {[what: string, number: string][]}
  */
-function pathNumbers({ sessions, counts, messages, symptoms, reconnect, silence, failedDials, probes }) {
+function allPathNumbers({ sessions, counts, messages, symptoms, reconnect, silence, failedDials, probes }) {
   const { lastOnEndingMs } = probes;
-  /** @type {[string, string | false][]} */
-  const numbers = [
+  return [
     ["sessions", `${grouped(sessions.had)} of ${grouped(sessions.wanted)} connected`],
     ["handovers", `${counts.graceful} graceful, ${counts.failed} failed${more(counts.unfinished, "unfinished")}`],
     ["symptoms", kinds(Object.fromEntries(Object.entries(symptoms).map(([name, { count }]) => [name, count])))],
     ["messages", lostInWords(messages.lost)],
-    ["reconnect", percentiles(reconnect)],
-    ["silence", percentiles(silence)],
+    ["reconnect", percentiles(reconnect) || ""],
+    ["silence", percentiles(silence) || ""],
     ["failed dials", kinds(failedDials)],
     [
       "probes",
@@ -228,7 +232,6 @@ function pathNumbers({ sessions, counts, messages, symptoms, reconnect, silence,
       (lastOnEndingMs === null ? "" : `, the last on an ending server at +${duration(lastOnEndingMs)}`),
     ],
   ];
-  return numbers.flatMap(([what, number]) => number ? [[what, number]] : []);
 }
 
 /**
@@ -780,14 +783,14 @@ export function renderMarkdown(result) {
  */
 function markdownPaths(paths) {
   if (paths.length === 0) return [];
-  const rows = paths.map((path) => new Map(pathNumbers(path)));
-  const heads = [...new Set(rows.flatMap((row) => [...row.keys()]))];
+  const rows = paths.map((path) => new Map(allPathNumbers(path)));
+  const heads = [...rows[0]?.keys() ?? []].filter((head) => rows.some((row) => row.get(head) !== ""));
   return [
     "",
     `| path | ${heads.join(" | ")} |`,
     `|---|${heads.map(() => "---|").join("")}`,
     ...rows.map((row, index) =>
-      `| ${code(paths[index]?.name ?? "")} | ${heads.map((head) => code(row.get(head) ?? "–")).join(" | ")} |`
+      `| ${code(paths[index]?.name ?? "")} | ${heads.map((head) => code(row.get(head) || "–")).join(" | ")} |`
     ),
   ];
 }
