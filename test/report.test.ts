@@ -761,6 +761,53 @@ describe("the report", { skip, concurrency: 3 }, () => {
     }
   });
 
+  it("of two paths has the numbers of each, and shows who moved again, also at 360 px", async (t) => {
+    const whole = await rehearse(t, "--sessions=4");
+    const first = whole.handovers.find(({ slot }) => slot === 1)!;
+    const again = {
+      ...first,
+      from: first.to!,
+      to: "server-3",
+      openedMs: first.arrivedMs,
+      endedMs: first.arrivedMs! + 1500,
+      arrivedMs: first.arrivedMs! + 1500 + first.reconnectMs,
+      lastDataMs: first.arrivedMs! + 1450,
+    };
+    const handovers = [...whole.handovers, again].map((handover) => {
+      return { ...handover, path: handover.slot % 2 === 1 ? "direct" : "ingress" };
+    });
+    const path = {
+      ...whole,
+      sessions: { wanted: 2, had: 2, connected: 2 },
+      counts: { graceful: 3, failed: 0, unfinished: 0 },
+      urls: [`wss://${"a-long-name-of-a-host.".repeat(4)}example.com/socket`],
+    };
+    const paths = [
+      { ...path, name: "direct" },
+      { ...path, name: "ingress", failedDials: { refused: 7 }, counts: { graceful: 2, failed: 0, unfinished: 0 } },
+    ];
+    const open = whole.open.map((session) =>
+      session.slot === 1 ? { ...session, server: "server-3", openedMs: again.arrivedMs } : session
+    );
+    const result = { ...whole, handovers, paths, open, durationMs: whole.durationMs + 5000 };
+    for (const width of [1280, 360]) {
+      const tab = await openReport(t, result, { width });
+      assert.match(
+        await tab.text("#paths"),
+        /^By path\s+direct wss:[^]*handovers\s+3 graceful, 0 failed[^]*ingress wss:/,
+      );
+      assert.match(await tab.text("#paths"), /2 graceful, 0 failed[^]*failed dials\s+refused ×7/);
+      assert.match(await tab.text("#legend"), /moved again/);
+      assert.match(await tab.text("#servers"), /reconnected here, for the second time or more: 1 session/);
+      assert.equal((await marksOn(tab)).filter(({ kind }) => kind === "again").length, 1);
+      await assertFits(tab, width);
+      await assertAccessible(tab);
+    }
+    const tab = await openReport(t, whole);
+    assert.doesNotMatch(await tab.text("#legend"), /moved again/);
+    assert.equal(await tab.evaluate('document.getElementById("paths").hidden'), true);
+  });
+
   it("of a run without a handover draws the sessions as they are", async (t) => {
     const server = await startServer(t, "--interval=100");
     const client = startClient(
