@@ -6,16 +6,14 @@ import { build, transformSync } from "esbuild";
 
 const tests = process.argv.includes("--tests");
 
-/** The page that draws a result: the client carries it as text, without comments and indentation. */
+/** The page that draws a result: the client carries it as text, as short as it can be said. */
 const REPORT_PAGE = JSON.stringify(
   readFileSync("report.html", "utf8").replace(
     /(?<=<(style|script)>)[^]*?(?=<\/\1>)/g,
     (text, kind) =>
       transformSync(text, {
         loader: kind === "style" ? "css" : "js",
-        minify: kind === "style",
-        minifyWhitespace: true,
-        minifySyntax: true,
+        minify: true,
       }).code,
   ),
 );
