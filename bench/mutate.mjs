@@ -12,10 +12,10 @@ import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Worker } from "node:worker_threads";
-import { build } from "esbuild";
+import { build, transform } from "esbuild";
 
 /** The headings of the sections that are pure. */
-const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Ledger|Judgement|Evidence|Diagnosis|Numbers)");
+const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Numbers)");
 /** The files whose tests judge; those of their suites that start processes are left out. */
 const TESTS = ["test/protocol.test.ts", "test/kubernetes.test.ts"];
 const PROCESSES = ["a drill"];
@@ -23,6 +23,8 @@ const PROCESSES = ["a drill"];
 const LEAST_KILLED = 0.9;
 /** Longest time for one mutant, in ms: some run for ever. It is many times that of the tests on the true file. */
 const PATIENCE_MS = 20_000;
+/** Tests that have noticed something lately and are asked first: neighbouring changes are noticed by the same ones. */
+const LATELY = 20;
 
 /** Changes that change nothing, by the line's text and the change, and why. */
 const EQUIVALENTS = JSON.parse(readFileSync("bench/equivalents.json", "utf8"));
@@ -88,10 +90,10 @@ function mutantsOf() {
         const was = source.slice(at, at + found[0].length);
         for (const replacement of replacements) {
           const is = typeof replacement === "string" ? replacement : replacement(was);
-          const line = source.slice(0, at).split("\n").length;
-          const text = source.split("\n")[line - 1].trim();
+          const line = source.slice(0, at).split(String.fromCharCode(10)).length;
+          const text = source.split(String.fromCharCode(10))[line - 1].trim();
           const change = is.startsWith("/*") ? "removed" : `${was.trim()} → ${is.trim() || "nothing"}`;
-          mutants.push({ line, text, change, source: source.slice(0, at) + is + source.slice(at + was.length) });
+          mutants.push({ part: heading[1].split(":")[0], line, text, change, source: source.slice(0, at) + is + source.slice(at + was.length) });
         }
       }
     }
@@ -99,51 +101,53 @@ function mutantsOf() {
   return mutants;
 }
 
-/** Runs in a thread: node:test's stand-in takes the pure tests, runs the quickest first, and ends at the first failure. */
+/**
+ * Runs in a thread: node:test's stand-in takes the pure tests anew for each protocol, runs those first that have noticed
+ * something lately, then the quickest, and ends at the first failure.
+ */
 const HARNESS = `
   const { workerData, parentPort } = require("node:worker_threads");
-  const { protocol, tests, left, cost } = workerData;
-  const taken = [];
-  const test = (name, ...rest) => void taken.push([name, rest.at(-1)]);
-  const describe = (name, ...rest) => left.includes(name) || rest.at(-1)();
+  const { tests, left } = workerData;
   const ignore = () => {};
-  const harness = { test, it: test, describe, after: ignore, before: ignore, afterEach: ignore };
-  const load = (code, known) => {
+  process.on("unhandledRejection", ignore);
+  const program = (code) => new Function("require", "module", "exports", code);
+  const load = (run, known) => {
     const module = { exports: {} };
-    new Function("require", "module", "exports", code)((name) => known[name] ?? require(name), module, module.exports);
+    run((name) => known[name] ?? require(name), module, module.exports);
     return module.exports;
   };
-  load(tests, { "node:test": harness, "protocol": load(protocol, {}) });
-  taken.sort(([a], [b]) => (cost[a] ?? 0) - (cost[b] ?? 0));
-  (async () => {
+  const suites = program(tests);
+  const judge = async ({ protocol, first, cost }) => {
+    const taken = [];
+    const test = (name, ...rest) => void taken.push([name, rest.at(-1)]);
+    const describe = (name, ...rest) => left.includes(name) || rest.at(-1)();
+    const harness = { test, it: test, describe, after: ignore, before: ignore, afterEach: ignore };
+    try {
+      load(suites, { "node:test": harness, "protocol": load(program(protocol), {}) });
+    } catch (error) {
+      return { killedBy: "its start", error: String(error) };
+    }
+    const rank = (name) => first.includes(name) ? first.indexOf(name) - first.length : cost[name] ?? 0;
+    taken.sort(([a], [b]) => rank(a) - rank(b));
     const times = {};
     for (const [name, run] of taken) {
       const startedAt = performance.now();
       try {
         await run({ after: ignore });
       } catch (error) {
-        return parentPort.postMessage({ killedBy: name, error: String(error) });
+        return { killedBy: name, error: String(error) };
       }
       times[name] = performance.now() - startedAt;
     }
-    parentPort.postMessage({ times });
-  })();
+    return { times };
+  };
+  parentPort.on("message", async (task) => parentPort.postMessage(await judge(task)));
 `;
 
-const shared = {
-  bundle: true,
-  write: false,
-  platform: "node",
-  format: "cjs",
-  logLevel: "silent",
-  external: ["prom-client", "bufferutil", "utf-8-validate"],
-};
-
 /** The program text of protocol.ts; undefined where it is none. */
-async function bundle(contents) {
+async function programOf(contents) {
   try {
-    const stdin = { contents, resolveDir: process.cwd(), loader: "ts" };
-    return (await build({ ...shared, stdin })).outputFiles[0].text;
+    return (await transform(contents, { loader: "ts", format: "cjs", logLevel: "silent" })).code;
   } catch {
     return undefined;
   }
@@ -151,8 +155,13 @@ async function bundle(contents) {
 
 /** The tests, which ask for "protocol" when they run. */
 const { outputFiles: [tests] } = await build({
-  ...shared,
-  stdin: { contents: TESTS.map((file) => `import "./${file}";`).join("\n"), resolveDir: process.cwd(), loader: "ts" },
+  bundle: true,
+  write: false,
+  platform: "node",
+  format: "cjs",
+  logLevel: "silent",
+  external: ["prom-client", "bufferutil", "utf-8-validate"],
+  stdin: { contents: TESTS.map((file) => `import "./${file}";`).join(String.fromCharCode(10)), resolveDir: process.cwd(), loader: "ts" },
   define: { "import.meta.main": "false", "import.meta.url": '""', REPORT_PAGE: '""' },
   plugins: [{
     name: "protocol",
@@ -160,63 +169,93 @@ const { outputFiles: [tests] } = await build({
   }],
 });
 
-/** Runs the tests on a protocol: `{ times }` where all pass, else what failed. */
-function judge(protocol, cost) {
-  return new Promise((resolve) => {
+/** A thread that tests one protocol after another; it is replaced where one of them runs for ever or breaks it. */
+class Judge {
+  #worker;
+  #settle;
+
+  /** Runs the tests on a protocol: `{ times }` where all pass, else what failed. */
+  async judge(task) {
+    this.#worker ??= this.#start();
+    this.#worker.postMessage(task);
+    const timer = setTimeout(() => this.#breakOff("time"), PATIENCE_MS);
+    const outcome = await new Promise((resolve) => this.#settle = resolve);
+    clearTimeout(timer);
+    return outcome;
+  }
+
+  #start() {
     const worker = new Worker(HARNESS, {
       eval: true,
-      workerData: { protocol, tests: tests.text, left: PROCESSES, cost },
+      workerData: { tests: tests.text, left: PROCESSES },
       env: { ...process.env, FUZZ_FRAMES: "300", HISTORIES: "3000" },
       stdout: true,
       stderr: true,
     });
-    const settle = (outcome) => {
-      clearTimeout(timer);
-      resolve(outcome);
-      void worker.terminate();
-    };
-    const timer = setTimeout(settle, PATIENCE_MS, { killedBy: "time" });
-    worker.once("message", settle);
-    worker.once("error", (error) => settle({ killedBy: "its start", error: String(error) }));
-    worker.once("exit", () => settle({ killedBy: "its exit" }));
-  });
+    worker.on("message", (outcome) => this.#settle(outcome));
+    worker.on("error", (error) => worker === this.#worker && this.#breakOff("its start", String(error)));
+    worker.on("exit", () => worker === this.#worker && this.#breakOff("its exit"));
+    return worker;
+  }
+
+  #breakOff(killedBy, error) {
+    this.end();
+    this.#settle({ killedBy, error });
+  }
+
+  end() {
+    void this.#worker?.terminate();
+    this.#worker = undefined;
+  }
 }
 
-const truth = await judge(await bundle(source), {});
+const first = new Judge();
+const truth = await first.judge({ protocol: await programOf(source), first: [], cost: {} });
+first.end();
 if (truth.times === undefined) {
   console.error(`The tests fail on protocol.ts as it is: ${truth.killedBy}: ${truth.error ?? ""}`);
   process.exit(2);
 }
-const mutants = mutantsOf();
+
+const mutants = mutantsOf().sort((a, b) => a.line - b.line);
 console.log(`${mutants.length} mutants, ${Object.keys(truth.times).length} tests`);
-const tally = { killed: 0, survived: 0, equivalent: 0, invalid: 0 };
-const queue = [...mutants];
 const startedAt = performance.now();
+/** By part: how many mutants were noticed and not, changed nothing, or were no program. */
+const tallies = {};
+const queue = [...mutants];
 await Promise.all(Array.from({ length: availableParallelism() }, async () => {
+  const judge = new Judge();
+  let lately = [];
   for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
+    const tally = tallies[mutant.part] ??= { killed: 0, survived: 0, equivalent: 0, invalid: 0 };
     if (EQUIVALENTS.some(({ text, change }) => mutant.text.includes(text) && mutant.change === change)) {
       tally.equivalent++;
       continue;
     }
-    const code = await bundle(mutant.source);
-    if (code === undefined) {
+    const protocol = await programOf(mutant.source);
+    if (protocol === undefined) {
       tally.invalid++;
       continue;
     }
-    const { killedBy } = await judge(code, truth.times);
+    const { killedBy } = await judge.judge({ protocol, first: lately, cost: truth.times });
     if (killedBy !== undefined) {
       tally.killed++;
+      lately = [killedBy, ...lately.filter((name) => name !== killedBy)].slice(0, LATELY);
       continue;
     }
     tally.survived++;
     console.log(`  protocol.ts:${mutant.line}  ${mutant.change}  |  ${mutant.text}`);
   }
+  judge.end();
 }));
-const share = tally.killed / (tally.killed + tally.survived);
-console.log(
-  `${tally.killed} killed, ${tally.survived} survived (${(100 * share).toFixed(1)} % killed), ` +
-    `${tally.equivalent} equivalent, ${tally.invalid} no program, in ${
-      ((performance.now() - startedAt) / 1000).toFixed(0)
-    } s`,
+
+const share = ({ killed, survived }) => killed / (killed + survived);
+const summary = (name, tally) =>
+  `${name.padEnd(10)} ${tally.killed} killed, ${tally.survived} survived (${(100 * share(tally)).toFixed(1)} % killed), ` +
+  `${tally.equivalent} equivalent, ${tally.invalid} no program`;
+for (const [part, tally] of Object.entries(tallies)) console.log(summary(part, tally));
+const all = Object.values(tallies).reduce((sum, tally) =>
+  Object.fromEntries(Object.entries(sum).map(([kind, count]) => [kind, count + tally[kind]]))
 );
-process.exitCode = share < LEAST_KILLED ? 1 : 0;
+console.log(`${summary("All", all)}, in ${((performance.now() - startedAt) / 1000).toFixed(0)} s`);
+process.exitCode = share(all) < LEAST_KILLED ? 1 : 0;

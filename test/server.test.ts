@@ -821,7 +821,7 @@ describe("whoever ends a session is named in the log:", { concurrency: 2 }, () =
   }
 });
 
-/** HOSTILE_FRAMES=1000000 for the long run. */
+/** `make fuzz` runs for longer. */
 const HOSTILE_FRAMES = Number(process.env["HOSTILE_FRAMES"] ?? 2000);
 
 test(`server survives ${HOSTILE_FRAMES} hostile messages, refuses them by their codes, and serves another session`, {
