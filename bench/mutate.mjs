@@ -90,10 +90,16 @@ function mutantsOf() {
         const was = source.slice(at, at + found[0].length);
         for (const replacement of replacements) {
           const is = typeof replacement === "string" ? replacement : replacement(was);
-          const line = source.slice(0, at).split(String.fromCharCode(10)).length;
-          const text = source.split(String.fromCharCode(10))[line - 1].trim();
+          const line = source.slice(0, at).split("\n").length;
+          const text = source.split("\n")[line - 1].trim();
           const change = is.startsWith("/*") ? "removed" : `${was.trim()} → ${is.trim() || "nothing"}`;
-          mutants.push({ part: heading[1].split(":")[0], line, text, change, source: source.slice(0, at) + is + source.slice(at + was.length) });
+          mutants.push({
+            part: heading[1].split(":")[0],
+            line,
+            text,
+            change,
+            source: source.slice(0, at) + is + source.slice(at + was.length),
+          });
         }
       }
     }
@@ -161,7 +167,7 @@ const { outputFiles: [tests] } = await build({
   format: "cjs",
   logLevel: "silent",
   external: ["prom-client", "bufferutil", "utf-8-validate"],
-  stdin: { contents: TESTS.map((file) => `import "./${file}";`).join(String.fromCharCode(10)), resolveDir: process.cwd(), loader: "ts" },
+  stdin: { contents: TESTS.map((file) => `import "./${file}";`).join("\n"), resolveDir: process.cwd(), loader: "ts" },
   define: { "import.meta.main": "false", "import.meta.url": '""', REPORT_PAGE: '""' },
   plugins: [{
     name: "protocol",
@@ -251,7 +257,9 @@ await Promise.all(Array.from({ length: availableParallelism() }, async () => {
 
 const share = ({ killed, survived }) => killed / (killed + survived);
 const summary = (name, tally) =>
-  `${name.padEnd(10)} ${tally.killed} killed, ${tally.survived} survived (${(100 * share(tally)).toFixed(1)} % killed), ` +
+  `${name.padEnd(10)} ${tally.killed} killed, ${tally.survived} survived (${
+    (100 * share(tally)).toFixed(1)
+  } % killed), ` +
   `${tally.equivalent} equivalent, ${tally.invalid} no program`;
 for (const [part, tally] of Object.entries(tallies)) console.log(summary(part, tally));
 const all = Object.values(tallies).reduce((sum, tally) =>
