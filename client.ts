@@ -32,7 +32,7 @@ import {
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, headline, kinds, listed, more, pageData, render, renderPage, REPORTS, sample, securityHeaders, size, spread, writeReport,
+  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderPage, REPORTS, sample, securityHeaders, size, spread, writeReport,
 } from "./report.mjs";
 
 declare global {
@@ -173,7 +173,7 @@ export const SETTINGS = {
     "REPORT",
     "",
     reportFile,
-    "write the result to this .json, .html, .xml (JUnit) or .md; -.md: stdout; repeatable",
+    `write the result to this ${endingsOf(REPORTS)} (.xml: JUnit); -.md: stdout; repeatable`,
   ),
   logFormat: LOG_FORMAT,
 };
@@ -3069,7 +3069,7 @@ function isStdout(file: string): boolean {
 }
 
 function reportFile(text: string): string {
-  if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError("must end in .json, .html, .xml or .md");
+  if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError(`must end in ${endingsOf(REPORTS)}`);
   if (isStdout(text)) return text;
   try {
     accessSync(dirname(text), constants.W_OK);

@@ -74,6 +74,15 @@ export const REPORTS = {
 };
 
 /**
+ * The endings of files as words: `.json, .html or .md`.
+ * @param {Record<string, unknown>} writers
+ */
+export function endingsOf(writers) {
+  const endings = Object.keys(writers).map((ending) => `.${ending}`);
+  return `${endings.slice(0, -1).join(", ")} or ${endings.at(-1)}`;
+}
+
+/**
  * Of a file's name, what says how it is written.
  * @param {string} file
  */
@@ -1394,7 +1403,9 @@ const USAGE = `Usage: node report.mjs RESULT.json [AFTER.json] [settings]
 Shows a result that --json or --report has written; with two results it compares them.
 Exit 0: shown, or the second is not worse; 1: it is worse by more than the tolerance; 2: it could not run.
 
-  -o, --output FILE    write to this .json, .html, .xml (JUnit, one result only) or .md instead of stdout; repeatable
+  -o, --output FILE    write to this ${
+  endingsOf(REPORTS)
+} instead of stdout; repeatable; .xml (JUnit) of one result only
   --tolerance PERCENT  how much worse the second may be, default 10; durations may differ by ${NOISE_MS}ms in any case
   --help               print this and exit
   --version            print the version and exit
@@ -1445,24 +1456,23 @@ function readOptions() {
   if (files.length > 2) throw new UserError(printable(`Unexpected argument '${files[2]}': see --help`));
   /** @type {unknown[]} */
   const outputs = given["output"] === undefined ? [] : [given["output"]].flat();
-  const endings = Object.keys(files.length === 2 ? COMPARISONS : REPORTS);
+  const writers = files.length === 2 ? COMPARISONS : REPORTS;
   return {
     files,
-    outputs: outputs.map((file) => outputFile(file, endings)),
+    outputs: outputs.map((file) => outputFile(file, writers)),
     tolerance: percentage([given["tolerance"]].flat().at(-1)),
   };
 }
 
 /**
  * @param {unknown} file
- * @param {string[]} endings
+ * @param {Record<string, unknown>} writers
  * @returns {string}
  */
-function outputFile(file, endings) {
+function outputFile(file, writers) {
   if (typeof file !== "string" || file === "") throw new UserError("--output needs a value: see --help");
-  if (endings.includes(endingOf(file))) return file;
-  const known = `${endings.slice(0, -1).map((ending) => `.${ending}`).join(", ")} or .${endings.at(-1)}`;
-  throw new UserError(printable(`--output must end in ${known}: current value is '${file}'`));
+  if (Object.hasOwn(writers, endingOf(file))) return file;
+  throw new UserError(printable(`--output must end in ${endingsOf(writers)}: current value is '${file}'`));
 }
 
 /**
