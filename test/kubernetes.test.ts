@@ -7,7 +7,7 @@ import { after, describe, it, type TestContext } from "node:test";
 // deno-fmt-ignore
 import {
   type Cause, Cluster, diagnose, type Handover, isEvidenceComplete, judge, type KubernetesObject, Ledger, type Moment,
-  observe, observeCluster, observeMissing, type Pod, podOf, readyEndpoints, type Redial, type Rule, type SessionEvent,
+  observe, observeCluster, observeMissing, Pod, podOf, readyEndpoints, type Redial, type Rule, type SessionEvent,
   companyOf, cutWith, reportPod, suspects, type Symptom, wasKilledAtGrace, when,
 } from "../protocol.ts";
 import type { Result } from "../client.ts";
@@ -1187,6 +1187,28 @@ describe("the watches of a cluster", () => {
       deletionCost: null,
       moments: [],
     });
+  });
+
+  it("know the cluster's clock the better the more stamps came soonest, and leave out those that came late", () => {
+    const { clock } = new Cluster();
+    const earliest = () => Math.round(clock.span(50_000, Infinity)[0]) - 50_000;
+    clock.see(0, 500);
+    assert.deepEqual(clock.span(50_000, Infinity), [50_000 + 500 - 1000, 50_000 + 500 + 1000]);
+    clock.see(0, 600); // a stamp's own soonest counts
+    clock.see(1000, 1000 + 1500); // a second later than the soonest: late
+    assert.equal(earliest(), 500 - 2000 / 2);
+    clock.see(1000, 1000 + 1400);
+    assert.equal(earliest(), -167); // 500 less a third of 2000
+    clock.see(2000, 2000 + 400); // sooner than all: now the one before is a second late
+    assert.equal(earliest(), -267);
+    for (let nth = 3; nth < 50; nth++) clock.see(nth * 1000, nth * 1000 + 400);
+    assert.equal(earliest(), 400 - 100);
+    assert.deepEqual(clock.span(50_000, 50_200), [50_200, 50_200]); // no later than it was told
+  });
+
+  it("take a pod that has no status yet for neither ready nor finished", () => {
+    const pod = new Pod({ metadata: { name: "a", uid: "a-1" } } as KubernetesObject, new Cluster().clock);
+    assert.deepEqual([pod.ready, pod.finished, pod.forced, pod.restarts], [false, false, false, 0]);
   });
 
   it("say when SIGTERM came: after the deletion and its hook, no later than the grace, or when the hook failed", () => {

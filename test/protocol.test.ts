@@ -240,15 +240,24 @@ for (const [what, texts, symptom, marks] of OWN_CASES) {
 // deno-fmt-ignore
 const ANSWERS: [code: number | undefined, reason: string, answer: RegExp | undefined][] = [
   [4406, "Subprotocol not acceptable", /another subprotocol/],
+  [4406, "", /another subprotocol/],
   [1010, "", /another subprotocol/],
   [4408, "Connection initialisation timeout", /greeting/],
   [1008, "invalid token", /who is there/],
   [4401, "", /who is there/],
+  [4400, "", /greeting/],
+  [3000, "", /who is there/],
+  [3003, "", /who is there/],
+  [4403, "", /who is there/],
+  [3008, "", /heartbeat/],
   [1000, "ping timeout", /heartbeat/],
   [1001, "Idle Timeout", /silent/],
   [1001, "max connection age reached", /age/],
   [4429, "", /fewer --sessions/],
+  [1002, "", /does not understand/],
   [1003, "", /does not understand/],
+  [1007, "", /does not understand/],
+  [1008, "", /does not understand/],
   [1001, "", undefined],
   [1001, "going away", undefined],
   [1012, "service restart", undefined],
@@ -257,6 +266,7 @@ const ANSWERS: [code: number | undefined, reason: string, answer: RegExp | undef
   [1005, "", undefined],
   [4000, "restarting", undefined],
   [undefined, "", undefined],
+  [undefined, "idle timeout", undefined],
 ];
 for (const [code, reason, answer] of ANSWERS) {
   test(`a close with ${code} "${reason}" ${answer === undefined ? "may be a shutdown's" : "turns somebody away"}`, () => {
