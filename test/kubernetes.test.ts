@@ -1265,6 +1265,54 @@ describe("the watches of a cluster", () => {
     );
   });
 
+  it("tell the exits of containers and native sidecars, not of init containers that have done their work", () => {
+    const ended = (name: string) => ({ name, state: { terminated: { exitCode: 3, containerID: `id-${name}` } } });
+    const object = {
+      metadata: { name: "a", uid: "a-1", resourceVersion: "1" },
+      spec: {
+        containers: [{ name: "server" }],
+        initContainers: [{ name: "setup" }, { name: "mesh", restartPolicy: "Always" }],
+      },
+      status: { containerStatuses: [ended("server")], initContainerStatuses: [ended("setup"), ended("mesh")] },
+    } as unknown as KubernetesObject;
+    const exits = (type: "LISTED" | "ADDED") =>
+      observeCluster(new Cluster(), "pods", type, object, 0).filter(([, { kind }]) => kind === "exit")
+        .map(([, { container }]) => container);
+    assert.deepEqual(exits("ADDED"), ["server", "mesh"]);
+    assert.deepEqual(exits("LISTED"), []); // that was before the watch
+  });
+
+  it("take the ports of a Service for those of its own pods only", () => {
+    const cluster = new Cluster();
+    const slice = {
+      metadata: { name: "other", uid: "s-1", labels: { "kubernetes.io/service-name": "other" } },
+      ports: [{ port: 9 }],
+      endpoints: [{ targetRef: { kind: "Pod", name: "b", uid: "b-1" }, addresses: ["10.0.0.2"], conditions: {} }],
+    } as unknown as KubernetesObject;
+    observeCluster(cluster, "endpointslices", "ADDED", slice, 0);
+    const containers = [{ name: "server" }, { name: "beside", ports: [{ containerPort: 9 }] }];
+    for (const name of ["a", "b"]) {
+      const pod = { metadata: { name, uid: `${name}-1` }, spec: { containers } } as unknown as KubernetesObject;
+      observeCluster(cluster, "pods", "ADDED", pod, 0);
+    }
+    assert.deepEqual([...cluster.pods.values()].map(({ container }) => container), ["server", "beside"]);
+  });
+
+  it("remember every pod that lives, however many there are", () => {
+    const cluster = new Cluster();
+    for (let nth = 0; nth < 1005; nth++) {
+      const metadata = { name: `pod-${nth}`, uid: `uid-${nth}` };
+      observeCluster(
+        cluster,
+        "pods",
+        "ADDED",
+        { metadata, spec: { containers: [] } } as unknown as KubernetesObject,
+        0,
+      );
+    }
+    assert.equal(cluster.pods.size, 1005);
+  });
+
   it("know where a pod is, and whether it is ready or finished", () => {
     const at = (untilMs: number, name: string) => {
       const { address, ready, finished } = podNamed(watch(recording("delete-graceful"), untilMs), name);
