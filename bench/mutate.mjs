@@ -21,8 +21,9 @@ const TESTS = ["test/protocol.test.ts", "test/kubernetes.test.ts"];
 const PROCESSES = ["a drill"];
 /** Least share of the mutants that must be noticed. */
 const LEAST_KILLED = 0.9;
-/** Longest time for one mutant, in ms: some run for ever. It is many times that of the tests on the true file. */
-const PATIENCE_MS = 20_000;
+/** Longest time for the true file, in ms, and how many times what it took a mutant may take: some run for ever. */
+const PATIENCE_MS = 300_000;
+const PATIENCE = 5;
 /** Tests that have noticed something lately and are asked first: neighbouring changes are noticed by the same ones. */
 const LATELY = 20;
 
@@ -181,10 +182,10 @@ class Judge {
   #settle;
 
   /** Runs the tests on a protocol: `{ times }` where all pass, else what failed. */
-  async judge(task) {
+  async judge(task, patienceMs) {
     this.#worker ??= this.#start();
     this.#worker.postMessage(task);
-    const timer = setTimeout(() => this.#breakOff("time"), PATIENCE_MS);
+    const timer = setTimeout(() => this.#breakOff("time"), patienceMs);
     const outcome = await new Promise((resolve) => this.#settle = resolve);
     clearTimeout(timer);
     return outcome;
@@ -216,7 +217,9 @@ class Judge {
 }
 
 const first = new Judge();
-const truth = await first.judge({ protocol: await programOf(source), first: [], cost: {} });
+const begunAt = performance.now();
+const truth = await first.judge({ protocol: await programOf(source), first: [], cost: {} }, PATIENCE_MS);
+const patienceMs = PATIENCE * (performance.now() - begunAt);
 first.end();
 if (truth.times === undefined) {
   console.error(`The tests fail on protocol.ts as it is: ${truth.killedBy}: ${truth.error ?? ""}`);
@@ -243,7 +246,7 @@ await Promise.all(Array.from({ length: availableParallelism() }, async () => {
       tally.invalid++;
       continue;
     }
-    const { killedBy } = await judge.judge({ protocol, first: lately, cost: truth.times });
+    const { killedBy } = await judge.judge({ protocol, first: lately, cost: truth.times }, patienceMs);
     if (killedBy !== undefined) {
       tally.killed++;
       lately = [killedBy, ...lately.filter((name) => name !== killedBy)].slice(0, LATELY);
