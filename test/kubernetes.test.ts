@@ -1266,7 +1266,11 @@ describe("the watches of a cluster", () => {
   });
 
   it("tell the exits of containers and native sidecars, not of init containers that have done their work", () => {
-    const ended = (name: string) => ({ name, state: { terminated: { exitCode: 3, containerID: `id-${name}` } } });
+    const ended = (name: string) => ({
+      name,
+      state: { terminated: { exitCode: 3, containerID: `id-${name}` } },
+      restartCount: name.length, // of the application's alone they are the pod's
+    });
     const object = {
       metadata: { name: "a", uid: "a-1", resourceVersion: "1" },
       spec: {
@@ -1280,6 +1284,9 @@ describe("the watches of a cluster", () => {
         .map(([, { container }]) => container);
     assert.deepEqual(exits("ADDED"), ["server", "mesh"]);
     assert.deepEqual(exits("LISTED"), []); // that was before the watch
+    const cluster = new Cluster();
+    observeCluster(cluster, "pods", "LISTED", object, 0);
+    assert.equal(cluster.pods.get("a-1")!.restarts, "server".length);
   });
 
   it("take the ports of a Service for those of its own pods only", () => {
