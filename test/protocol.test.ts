@@ -768,6 +768,8 @@ test("judge() says of a session on which nothing was sent that nothing was", () 
     end(),
   ]);
   assert.deepEqual([sent, lastSent], [0, 0]);
+  const wordless: Step[] = [{ type: "OPEN" }, TEXT("hi"), frameClosed(), end()];
+  assert.equal(verdictOf(wordless, { dialect: "plain" }).isNumbered, false); // nor that a number came
 });
 
 test("observe() takes the due interval from HELLO and from SHUTDOWN, and a close frame for no end", () => {
@@ -778,6 +780,17 @@ test("observe() takes the due interval from HELLO and from SHUTDOWN, and a close
   assert.equal(ledger.dueMs, 100);
   observe(ledger, frameClosed(), 3);
   assert.deepEqual([ledger.closeCode, ledger.endedAt], [1001, undefined]);
+});
+
+test("observe() enters an opening with its time and its server, and what we sent where nothing else changes", () => {
+  const ledger = new Ledger("ws://a/ws", "plain", 7);
+  observe(ledger, { type: "OPEN", server: "pod-a" }, 5);
+  assert.deepEqual([ledger.openedAt, ledger.server, ledger.instance], [5, "pod-a", "pod-a"]);
+  observe(ledger, TEXT("hi"), 6);
+  assert.deepEqual([ledger.sentFirst, ledger.sentLast], [0, 0]);
+  observe(ledger, frameClosed(), 7);
+  observe(ledger, sent(1), 8);
+  assert.deepEqual([ledger.closeCode, ledger.sentLast], [1001, 1]);
 });
 
 test("observe() keeps no more than 100 ranges, whether they are gaps, repeats or late messages", () => {
