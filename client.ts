@@ -29,10 +29,14 @@ import {
   type Pod, podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial,
   REMEDIES, reportPod, type Rollout, rolloutFindings, rolloutOf, type Rule, RULES, run, serverIn, type SessionEvent, setting, settingList, type Stream, SUBPROTOCOL,
   suspects, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when, wireOf,
+  // What a drill's target is, and what its objects foretell.
+  type BudgetObject, cameTrue, highestOrdinal, inspect, type Inspection, parseObjects, parseTarget, type Prediction, refusalOf, rolledPods, rolloutLeft,
+  selectorInWords, type ServiceObject, type Target, targetInWords, type WorkloadObject, WORKLOADS, workloadsIn,
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderPage, REPORTS, sample, securityHeaders, size, spread, writeReport,
+  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderCheck, renderPage, REPORTS, sample,
+  securityHeaders, size, spread, writeReport, writeWhole,
 } from "./report.mjs";
 
 declare global {
@@ -40,14 +44,27 @@ declare global {
   var REPORT_PAGE: string | undefined;
 }
 
-/** What `--disrupt` can do: nothing, look on, or end pods through the Kubernetes API. */
-export const DISRUPTIONS = ["none", "watch", "delete", "evict", "rollout", "scale-in", "force"] as const;
+/** What `--disrupt` can do: nothing, look on, end pods through the Kubernetes API, or only foretell what that would show. */
+export const DISRUPTIONS = [
+  "none",
+  "watch",
+  "delete",
+  "evict",
+  "rollout",
+  "scale-in",
+  "force",
+  "drain",
+  "check",
+] as const;
 
 /** Where kubelet mounts a pod's token, renewed as it ages (Kubernetes: Configure Service Accounts for Pods). */
 const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /** Values that may have commas in them, and that no error shows. */
 const SECRETS = { separator: "\n", secret: true };
+
+/** The one that `deploy/` has. */
+const DEFAULT_TARGET = "deployment/server-deployment";
 
 /** Every setting of the client; the table of docs/settings.md and --help say the same. */
 export const SETTINGS = {
@@ -158,16 +175,23 @@ export const SETTINGS = {
     "DISRUPT",
     "none",
     oneOf(...DISRUPTIONS),
-    "in a pod: watch the cluster, or end pods by its API as well",
+    "in a pod: watch the cluster, end pods by its API as well, or only check its objects",
   ),
-  targetDeployment: setting("TARGET_DEPLOYMENT", "server-deployment", nonEmpty, "the Deployment to roll or to scale"),
+  target: setting("TARGET", DEFAULT_TARGET, target, "what to disrupt: deployment/, statefulset/ or daemonset/NAME"),
+  targetDeployment: setting(
+    "TARGET_DEPLOYMENT",
+    "",
+    (text) => text === "" ? "" : target(`deployment/${text}`),
+    "the older way to name a Deployment; counts where --target is not given",
+  ),
   evidence: setting(
     "EVIDENCE",
     "",
     String,
     "with --disrupt watch: a file of watch events, line by line (-: stdin), instead of a cluster",
   ),
-  targetSelector: setting("TARGET_SELECTOR", "app=server", nonEmpty, "the label selector of its pods"),
+  targetSelector: setting("TARGET_SELECTOR", "", String, "the label selector of its pods; default: the target's own"),
+  check: setting("CHECK", "", String, "check the objects in this file of JSON (-: stdin), without a cluster"),
   serviceAccount: setting("SERVICE_ACCOUNT", SERVICE_ACCOUNT, nonEmpty, "folder of the API's token and namespace"),
   report: settingList(
     "REPORT",
@@ -229,6 +253,10 @@ const SAME = 1.05;
 
 /** How long a drill waits for a workload whose pods are not all ready. */
 const SETTLE_TIMEOUT_MS = 120_000;
+/** How often a rollout's state is asked for. */
+const ROLLOUT_INTERVAL_MS = 1000;
+/** How long a drain waits for sessions, once no node takes the pod that they could move to. */
+const NOWHERE_MS = 30_000;
 
 /** How often a symptom was seen, on which servers (the first ten), and the causes that explain it. */
 interface SymptomCount {
@@ -275,12 +303,15 @@ export interface Result {
   rollout: Rollout | null;
   /** How late the client's own event loop was, at most and in all. */
   witness: { maxLateMs: number; totalLateMs: number };
-  /** What `--disrupt` did, and why that was no drill; null where it only looked on. */
-  disruption: { kind: string; pod: string | null; atMs: number } | null;
+  /** What `--disrupt` did, to which pod or on which node, and why that was no drill; null where it only looked on. */
+  disruption: { kind: string; pod: string | null; node?: string; atMs: number } | null;
   failure: string | null;
   /** The pods that ended, as the cluster told it. */
   pods: PodReport[];
   findings: { name: string; text: string }[];
+  /** What the check before the drill foretold, and how often each came true; and what it could not look at. */
+  predictions: (Prediction & { came: number })[];
+  unseen: string[];
   settings: Settings;
   handovers: Handover[];
 }
@@ -306,6 +337,7 @@ async function main(): Promise<void> {
   );
   if (settings === undefined) return;
   checkTogether(settings);
+  if (settings.disrupt === "check" || settings.check !== "") return await check(settings);
   const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
@@ -331,8 +363,78 @@ function tryReport(file: string, result: Result): void {
   }
 }
 
+/** Only the check: foretells what a drill would show, opens no session and disturbs nothing. Exit 1 where something is foretold. */
+async function check(settings: Settings): Promise<void> {
+  const { switches, report } = settings;
+  const checked = checkResult(settings.check === "" ? [await inspectCluster(settings)] : await inspectFile(settings));
+  process.exitCode = checked.verdict === "PASS" ? 0 : 1;
+  const json = `${toJson(checked)}\n`;
+  for (const file of report) {
+    if (endingOf(file) !== "json") throw new UserError(`--report ${file}: a check is written as .json only`);
+    if (isStdout(file)) process.stdout.write(json);
+    else writeWhole(file, json);
+  }
+  useColour(process.stdout);
+  process.stdout.write(switches.has("json") ? json : renderCheck(checked));
+}
+
+/** What a check found out, of one workload or of several. */
+export interface CheckResult {
+  verdict: "PASS" | "FAIL";
+  summary: string;
+  version: string;
+  inspections: Inspection[];
+}
+
+function checkResult(inspections: Inspection[]): CheckResult {
+  const all = inspections.flatMap(({ predictions }) => predictions);
+  const names = [...new Set(all.flatMap(({ foretells }) => foretells[0]!))];
+  const verdict = all.length === 0 ? "PASS" : "FAIL";
+  const whose = inspections.map(({ target }) => target).join(", ");
+  const what = all.length === 0 ? "nothing is foretold" : `${all.length} foretold: ${names.join(", ")}`;
+  return { verdict, summary: printable(`${verdict}  ${whose}: ${what}`), version: VERSION, inspections };
+}
+
+/** Throws `UserError` with verb, resource and namespace where something could not be looked at. */
+async function inspectCluster(settings: Settings): Promise<Inspection> {
+  const api = new Api(settings.serviceAccount);
+  const target = targetOf(settings);
+  const inspection = await lookAt(api, target, await readTarget(api, target), settings);
+  if (inspection.unseen.length > 0) throw new UserError(inspection.unseen[0]!);
+  return inspection;
+}
+
+async function inspectFile(settings: Settings): Promise<Inspection[]> {
+  const { check: file, url } = settings;
+  const chunks: Buffer[] = [];
+  try {
+    for await (const chunk of file === "-" ? process.stdin : createReadStream(file)) chunks.push(chunk);
+  } catch (error) {
+    throw new UserError(`Cannot read --check ${file}: ${(error as Error).message}`);
+  }
+  const target = targetOf(settings);
+  const asked = targetInWords(target) === DEFAULT_TARGET ? undefined : target; // nobody named it
+  const objects = parseObjects(Buffer.concat(chunks).toString());
+  return workloadsIn(objects, asked, serviceNames(url)).map((workload) => inspect(workload));
+}
+
+/** What is to be disrupted: the older setting counts where the newer one is not given. */
+function targetOf({ target, targetDeployment }: Pick<Settings, "target" | "targetDeployment">): Target {
+  return parseTarget(targetDeployment !== "" && target === DEFAULT_TARGET ? targetDeployment : target);
+}
+
+/** The names that Services would have which these URLs lead to. */
+function serviceNames(urls: readonly string[]): string[] {
+  return urls.map((url) => new URL(url).hostname.split(".")[0]!);
+}
+
 /** Throws `UserError` for settings that each are right, and together cannot work. */
-function checkTogether({ tlsCert, tlsKey, switches, report, sessions, reconnect, via }: Settings): void {
+function checkTogether(
+  { tlsCert, tlsKey, switches, report, sessions, reconnect, via, check, disrupt }: Settings,
+): void {
+  if (check !== "" && disrupt !== "none" && disrupt !== "check") {
+    throw new UserError(`--check looks at a file, --disrupt ${disrupt} at a cluster: one of them`);
+  }
   if ((tlsCert === "") !== (tlsKey === "")) throw new UserError("--tls-cert and --tls-key go together");
   if (switches.has("json") && report.some(isStdout)) {
     throw new UserError("--json has stdout for itself: --report to a file");
@@ -384,7 +486,10 @@ export class Run {
   readonly #page: LivePage;
   #api: Api | undefined;
   #watch: ClusterWatch | undefined;
+  #workload: FoundWorkload | undefined;
   #drill: Drill | undefined;
+  /** What the cluster's objects foretell; nothing without a cluster. */
+  #inspection: Pick<Inspection, "predictions" | "unseen"> = { predictions: [], unseen: [] };
   #metrics: Metrics | undefined;
   /** By slot: how its server ended the latest sessions, and how old they were. */
   readonly #wrongEnds = new Map<number, { ended: string; livedMs: number[] }>();
@@ -485,7 +590,7 @@ export class Run {
     if (timeoutMs > 0) setTimeout(() => this.#stop.abort("--timeout"), timeoutMs).unref();
     for (const { probe } of this.#ways) probe.start();
     for (const slot of this.#slots) void slot.hold();
-    if (this.#api !== undefined && disrupt !== "watch") void this.#disrupt(this.#watch!, this.#api);
+    if (this.#api !== undefined) void this.#disrupt(this.#watch!, this.#api, this.#workload!);
     await aborted(this.#stop.signal);
 
     // 3. What was done to the workload is undone, and what is on its way is judged, before our own closing touches it.
@@ -588,7 +693,7 @@ export class Run {
 
   /** Follows a cluster through its API, or what somebody writes who plays one. */
   async #openWatch(): Promise<ClusterWatch> {
-    const { evidence, serviceAccount, targetSelector, sessions, url } = this.#settings;
+    const { evidence, serviceAccount, sessions, url } = this.#settings;
     const watch = new ClusterWatch({
       log: this.#log,
       origin: this.#origin,
@@ -610,8 +715,11 @@ export class Run {
         this.#log.each("watch-lost", () => [`${stream}: ${message}`, { stream }, "warn"]),
     };
     try {
-      if (evidence === "") await followAll(this.#api = new Api(serviceAccount), targetSelector, observer);
-      else followLines(evidence, observer, this.#stop.signal);
+      if (evidence === "") {
+        const api = this.#api = new Api(serviceAccount);
+        this.#workload = await this.#findWorkload(api);
+        await followAll(api, this.#workload.selector, observer);
+      } else followLines(evidence, observer, this.#stop.signal);
     } catch (error) {
       watch.close();
       this.#api?.close();
@@ -650,24 +758,52 @@ export class Run {
     return this.#ways.flatMap((way) => this.#isDead(way) ? [] : way.slots);
   }
 
-  async #disrupt(watch: ClusterWatch, api: Api): Promise<void> {
-    const { sessions, handovers } = this.#settings;
-    const isSettled = () => this.#living().every((slot) => slot.isConnected) && this.#countInFlight() === 0;
-    this.#drill = new Drill({
-      settings: this.#settings,
-      watch,
-      api,
-      log: this.#log,
-      signal: this.#stop.signal,
-      sessions,
-      isCalm: () => isSettled() && this.#living().every((slot) => slot.isSteady),
-      isSettled,
-      holders: () => this.#slots.flatMap(({ ledger }) => ledger ?? []),
-      isEnough: () => this.#journal.judged >= handovers,
-    });
+  /** The target, as far as it is needed: a selector that was given does without. */
+  async #findWorkload(api: Api): Promise<FoundWorkload> {
+    const { targetSelector: given } = this.#settings;
+    const target = targetOf(this.#settings);
     try {
-      await this.#drill.run();
-      if (this.#drill.awaiting === "") this.#stop.abort(`${this.#settings.disrupt} is over`);
+      const object = await readTarget(api, target);
+      return { target, object, selector: given === "" ? selectorInWords(object.spec.selector ?? {}) : given };
+    } catch (problem) {
+      if (given === "" || !(problem instanceof UserError)) throw problem;
+      return { target, problem, selector: given };
+    }
+  }
+
+  /** What the objects foretell, before anything is done to them; what cannot be looked at does not keep a drill from beginning. */
+  async #foretell(api: Api, { target, object, problem }: FoundWorkload): Promise<void> {
+    if (object === undefined) this.#inspection.unseen.push(problem!.message);
+    else this.#inspection = await lookAt(api, target, object, this.#settings);
+    const { predictions, unseen } = this.#inspection;
+    for (const { rule, foretells, field, value, text } of predictions) {
+      this.#log.line("foretold", `${foretells[0]}: ${field} is ${value}; ${text}`, { rule, field, value }, "warn");
+    }
+    for (const message of unseen) this.#log.line("foretold", `not looked at: ${message}`, {}, "warn");
+  }
+
+  async #disrupt(watch: ClusterWatch, api: Api, workload: FoundWorkload): Promise<void> {
+    const { sessions, handovers, disrupt } = this.#settings;
+    const isSettled = () => this.#living().every((slot) => slot.isConnected) && this.#countInFlight() === 0;
+    if (disrupt !== "watch") {
+      this.#drill = new Drill({
+        settings: this.#settings,
+        watch,
+        api,
+        workload,
+        log: this.#log,
+        signal: this.#stop.signal,
+        sessions,
+        isCalm: () => isSettled() && this.#living().every((slot) => slot.isSteady),
+        isSettled,
+        holders: () => this.#slots.flatMap(({ ledger }) => ledger ?? []),
+        isEnough: () => this.#journal.judged >= handovers,
+      });
+    }
+    try {
+      await this.#foretell(api, workload);
+      await this.#drill?.run();
+      if (this.#drill?.awaiting === "") this.#stop.abort(`${disrupt} is over`);
     } catch (problem) {
       if (api.closed.aborted) return;
       if (!(problem instanceof UserError)) throw problem;
@@ -785,6 +921,7 @@ export class Run {
     const since = (at: number | undefined) => at === undefined ? null : Math.round((at - this.#origin) * 10) / 10;
     const moved = this.#moved();
     const rollout = rolloutOf(moved);
+    const findings = [...this.#findings(had), ...rolloutFindings(rollout, moved)];
     return {
       verdict,
       summary: printable(`${verdict}  ${problem ?? this.#journal.successInWords(reconnect.p99Ms)}`),
@@ -820,7 +957,12 @@ export class Run {
       disruption: this.#drill?.disruption ?? null,
       failure,
       pods: (this.#watch?.endedPods() ?? []).map(reportPod),
-      findings: [...this.#findings(had), ...rolloutFindings(rollout, moved)],
+      findings,
+      predictions: this.#inspection.predictions.map((prediction) => ({
+        ...prediction,
+        came: cameTrue(prediction, handovers, findings),
+      })),
+      unseen: this.#inspection.unseen,
       settings: {
         ...this.#settings,
         url: url.map(redactUrl),
@@ -2321,9 +2463,10 @@ export interface ClusterWatchOptions {
 
 /** What a drill sees of the run. */
 export interface DrillOptions {
-  settings: Pick<Settings, "disrupt" | "targetDeployment" | "targetSelector" | "handovers" | "silenceTimeoutMs">;
+  settings: Pick<Settings, "disrupt" | "handovers" | "silenceTimeoutMs">;
   watch: ClusterWatch;
   api: Api;
+  workload: FoundWorkload;
   log: Log;
   /** Aborted when the run is stopping. */
   signal: AbortSignal;
@@ -2349,25 +2492,32 @@ export class Drill {
   awaiting = "the first watch";
   #failure = "";
   readonly #options: DrillOptions;
-  readonly #deployment: string;
+  /** The target, as kubectl and as the API have it. */
+  readonly #target: string;
+  readonly #resource: string;
+  readonly #path: string;
+  /** Since when no node takes one of the pods. */
+  #nowhereSince: number | undefined;
   /** What must be undone, whatever happens. */
   readonly #undo: (() => Promise<void>)[] = [];
 
   constructor(options: DrillOptions) {
+    const { workload: { target }, api } = options;
     this.#options = options;
-    const name = encodeURIComponent(options.settings.targetDeployment);
-    this.#deployment = `/apis/apps/v1/namespaces/${options.api.namespace}/deployments/${name}`;
+    this.#target = targetInWords(target);
+    this.#resource = WORKLOADS[target.kind].resource;
+    this.#path = `/apis/apps/v1/namespaces/${api.namespace}/${this.#resource}/${target.name}`;
   }
 
   /** Resolves when all that was disrupted has been judged, or the run is stopping. Throws `UserError` where it cannot. */
   async run(): Promise<void> {
     try {
-      const replicas = await this.#checkTarget();
+      this.#checkTarget();
       await this.#awaitCalm();
       const before = this.#living().filter((pod) => !when(pod, "deleted"));
       const victim = this.#chooseVictim(before);
-      await this.#disrupt(victim, replicas);
-      await this.#awaitEnd(before, replicas);
+      const least = await this.#disrupt(victim, before);
+      await this.#awaitEnd(before, least);
       this.awaiting = "";
     } catch (problem) {
       if (!(problem instanceof Interrupted)) throw problem;
@@ -2381,10 +2531,14 @@ export class Drill {
         await step();
       } catch (problem) {
         if (!(problem instanceof UserError)) throw problem;
-        this.#failure = `the workload is not as it was: ${problem.message}`;
-        this.#options.log.line("disruption", this.#failure, {}, "error");
+        this.#fail(`the workload is not as it was: ${problem.message}`);
       }
     }
+  }
+
+  #fail(why: string): void {
+    this.#failure = why;
+    this.#options.log.line("disruption", why, {}, "error");
   }
 
   /** Why a drill proves nothing, whatever became of the handovers; null where it does. */
@@ -2399,67 +2553,123 @@ export class Drill {
 
   // ---- Before
 
-  /** The Deployment's replicas. Throws `UserError` where it cannot be disrupted in this way. */
-  async #checkTarget(): Promise<number> {
-    const { settings: { disrupt, targetDeployment }, api } = this.#options;
-    if (disrupt !== "rollout" && disrupt !== "scale-in") return 1;
-    const { spec } = await api.json("get", "deployments", this.#deployment) as DeploymentObject;
-    const replicas = spec.replicas ?? 1;
-    if (spec.paused) throw new UserError(`Cannot roll ${targetDeployment}: it is paused`);
-    if (disrupt === "scale-in" && replicas < 2) {
-      const has = `it has ${count(replicas, "replica")}, and two are needed`;
-      throw new UserError(`Cannot scale in ${targetDeployment}: ${has}`);
-    }
-    return replicas;
+  /** Throws `UserError` where the target cannot be disrupted in this way. */
+  #checkTarget(): void {
+    const { settings: { disrupt }, workload: { target, object, problem } } = this.#options;
+    if (disrupt !== "rollout" && disrupt !== "scale-in" && disrupt !== "drain") return;
+    if (object === undefined) throw problem;
+    const refusal = refusalOf(disrupt, target, object);
+    if (refusal !== undefined) throw new UserError(refusal);
   }
 
   async #awaitCalm(): Promise<void> {
-    const { sessions, isCalm, log, settings: { targetSelector } } = this.#options;
+    const { sessions, isCalm, log, workload: { selector } } = this.#options;
     await this.#wait(`${count(sessions, "session")} to be steady`, isCalm);
     const settled = () => isCalm() && this.#living().every(({ ready }) => ready);
-    if (await this.#wait(`every pod of ${targetSelector} to be ready`, settled, SETTLE_TIMEOUT_MS)) return;
+    if (await this.#wait(`every pod of ${selector} to be ready`, settled, SETTLE_TIMEOUT_MS)) return;
     log.line("disruption", "going on: not every pod is ready", {}, "warn");
     await this.#wait("steady sessions", isCalm);
   }
 
-  /** The pod that session 1 is on; where the server does not say who it is, any ready one. */
+  /** The pod that session 1 is on; where the server does not say who it is, any ready one. A StatefulSet chooses by itself. */
   #chooseVictim(pods: Pod[]): Pod {
-    const { holders, api, settings: { targetSelector } } = this.#options;
+    const { holders, api, settings: { disrupt }, workload: { target, object, selector } } = this.#options;
+    if (disrupt === "scale-in" && target.kind === "statefulset") return this.#chooseHighest(pods, object!);
     const held = pods.find(({ name }) => name === holders()[0]?.server);
     const victim = held ?? pods.find(({ ready }) => ready);
     if (victim !== undefined) return victim;
-    throw new UserError(`No ready pod matches --target-selector ${targetSelector} in namespace ${api.namespace}`);
+    throw new UserError(`No ready pod of ${this.#target} in namespace ${api.namespace}: its selector is ${selector}`);
+  }
+
+  /** The pod that goes, whatever session 1 is on; where it is certain that it holds none, there would be nothing to judge. */
+  #chooseHighest(pods: Pod[], object: WorkloadObject): Pod {
+    const { holders, sessions, workload: { target } } = this.#options;
+    const highest = highestOrdinal(target, object);
+    const victim = pods.find(({ name }) => name === highest);
+    if (victim === undefined) throw new UserError(`Cannot scale in ${this.#target}: ${highest} is not there`);
+    const servers = holders().map(({ server }) => server);
+    if (!servers.includes(highest) && servers.every((server) => pods.some(({ name }) => name === server))) {
+      throw new UserError(
+        `Cannot judge a scale-in of ${this.#target}: it takes ${highest}, the highest ordinal, and of ` +
+          `${count(sessions, "session")} none is there: more --sessions`,
+      );
+    }
+    return victim;
   }
 
   // ---- The disruption
 
-  async #disrupt(victim: Pod, replicas: number): Promise<void> {
-    const { settings: { disrupt: kind, targetDeployment }, watch, api, log } = this.#options;
+  /** Returns how many pods will end. */
+  async #disrupt(victim: Pod, before: Pod[]): Promise<number> {
+    const { settings: { disrupt: kind }, watch, api, log, workload: { target, object } } = this.#options;
     const path = `/api/v1/namespaces/${api.namespace}/pods/${victim.name}`;
-    if (kind === "scale-in") await this.#makeCheapest(victim, path);
-    const pod = kind === "rollout" ? null : victim.name;
-    const deployment = kind === "rollout" || kind === "scale-in" ? targetDeployment : null;
-    this.disruption = { kind, pod, atMs: watch.nowMs };
+    if (kind === "scale-in" && target.kind === "deployment") await this.#makeCheapest(victim, path);
+    const pod = kind === "rollout" || kind === "drain" ? null : victim.name;
+    const ofNode = kind === "drain" ? { node: victim.node } : {};
+    this.disruption = { kind, pod, atMs: watch.nowMs, ...ofNode };
     this.awaiting = `the ${kind}`;
-    log.line("disruption", `${kind} ${pod ?? targetDeployment}`, { kind, pod, deployment });
-    if (kind === "evict") await this.#evict(victim, path);
-    else if (kind === "rollout") await this.#roll();
-    else if (kind === "scale-in") await this.#scaleIn(replicas);
+    const what = pod ?? (kind === "drain" ? `of node ${victim.node}` : this.#target);
+    log.line("disruption", `${kind} ${what}`, { kind, pod, target: this.#target });
+    if (kind === "evict") await this.#evict(victim);
+    else if (kind === "drain") return await this.#drain(before.filter(({ node }) => node === victim.node));
+    else if (kind === "rollout") {
+      await this.#roll();
+      return Math.min(before.length, rolledPods(target, object!) ?? before.length);
+    } else if (kind === "scale-in") await this.#scaleIn(object!.spec.replicas ?? 1);
     else {
       const options = { preconditions: { uid: victim.uid }, ...kind === "force" ? { gracePeriodSeconds: 0 } : {} };
       await api.json("delete", "pods", path, { apiVersion: "v1", kind: "DeleteOptions", ...options });
     }
+    return 1;
   }
 
   async #roll(): Promise<void> {
+    const { api, log, workload: { target } } = this.#options;
+    if (target.kind === "statefulset") {
+      log.line("disruption", "a StatefulSet rolls one pod after the other, from the highest ordinal down");
+    }
     const annotations = { "kubectl.kubernetes.io/restartedAt": timestamp() };
     const patch = { spec: { template: { metadata: { annotations } } } };
-    await this.#options.api.json("patch", "deployments", this.#deployment, patch);
+    await api.json("patch", this.#resource, this.#path, patch);
   }
 
-  /** Asks until the PodDisruptionBudget allows it. */
-  async #evict({ name, uid }: Pod, path: string): Promise<void> {
+  /** Evicts all of the target's pods on a node at once, and keeps new ones from it meanwhile, as `kubectl drain` does. */
+  async #drain(pods: Pod[]): Promise<number> {
+    await this.#cordon(pods[0]!.node);
+    const evicted = await Promise.all(pods.map((pod) => this.#evict(pod)));
+    const kept = pods.filter((_, index) => !evicted[index]);
+    if (kept.length > 0) {
+      const names = kept.map(({ name }) => name).join(", ");
+      this.#fail(`the budget kept ${names} on the node: no other node takes the pods that are to replace the others`);
+    }
+    return pods.length - kept.length;
+  }
+
+  async #cordon(node: string): Promise<void> {
     const { api, log, signal } = this.#options;
+    const path = `/api/v1/nodes/${node}`;
+    const { spec } = await api.json("get", "nodes", path).catch(explainDrain) as NodeObject;
+    if (signal.aborted) throw new Interrupted();
+    if (spec?.unschedulable) return log.line("disruption", `${node} is cordoned already, and stays so`);
+    let cordoned = true; // until the API says no
+    const asked = api.json("patch", "nodes", path, { spec: { unschedulable: true } });
+    this.#undo.push(async () => {
+      await Promise.race([asked.catch(ignore), pause(CALL_TIMEOUT_MS)]); // else it could come after this
+      if (!cordoned) return;
+      await api.json("patch", "nodes", path, { spec: { unschedulable: null } });
+      log.line("disruption", `${node} is uncordoned`);
+    });
+    await asked.catch((problem) => {
+      if (problem instanceof ApiError && problem.status === 403) cordoned = false;
+      return explainDrain(problem);
+    });
+    log.line("disruption", `${node} is cordoned`);
+  }
+
+  /** Asks until the PodDisruptionBudget allows it. False where it never will, because what it waits for fits on no node. */
+  async #evict({ name, uid }: Pod): Promise<boolean> {
+    const { api, log, signal } = this.#options;
+    const path = `/api/v1/namespaces/${api.namespace}/pods/${name}/eviction`;
     const body = {
       apiVersion: "policy/v1",
       kind: "Eviction",
@@ -2468,15 +2678,27 @@ export class Drill {
     };
     while (!signal.aborted) {
       try {
-        return void await api.json("create", "pods/eviction", `${path}/eviction`, body);
+        await api.json("create", "pods/eviction", path, body);
+        return true;
       } catch (problem) {
-        if (!(problem instanceof ApiError) || problem.status !== 429) throw problem;
+        if (!(problem instanceof ApiError)) throw problem;
+        if (problem.status === 404) return true; // it went by itself
+        if (problem.status !== 429) throw problem;
+        if (this.#isNowhere(SETTLE_TIMEOUT_MS)) return false;
         this.awaiting = `the eviction: ${problem.message}`;
         log.line("disruption", `${problem.message}; again in ${duration(problem.retryMs)}`, { pod: name }, "warn");
         await pause(problem.retryMs, signal);
       }
     }
     throw new Interrupted();
+  }
+
+  /** Whether a drain has left a pod of the target without a node for so long. */
+  #isNowhere(patienceMs: number): boolean {
+    const { settings: { disrupt }, watch: { nowMs } } = this.#options;
+    const isStuck = disrupt === "drain" && this.#living().some(({ unschedulable }) => unschedulable);
+    this.#nowhereSince = isStuck ? this.#nowhereSince ?? nowMs : undefined;
+    return isStuck && nowMs - this.#nowhereSince! >= patienceMs;
   }
 
   /** Makes a pod the first that a scale-in takes. */
@@ -2495,10 +2717,10 @@ export class Drill {
   }
 
   async #scaleIn(replicas: number): Promise<void> {
-    const { api, log, settings: { targetDeployment } } = this.#options;
+    const { api, log } = this.#options;
     // Restored only from what we made of it: another hand may have scaled meanwhile.
     const scale = (from: number, to: number) =>
-      api.json("patch", "deployments/scale", `${this.#deployment}/scale`, [
+      api.json("patch", `${this.#resource}/scale`, `${this.#path}/scale`, [
         { op: "test", path: "/spec/replicas", value: from },
         { op: "replace", path: "/spec/replicas", value: to },
       ]);
@@ -2510,7 +2732,7 @@ export class Drill {
         return log.line("disruption", "another hand has scaled meanwhile: left as it is", {}, "warn");
       }
       if (problem !== undefined) throw problem;
-      log.line("disruption", `${targetDeployment} has ${count(replicas, "replica")} again`);
+      log.line("disruption", `${this.#target} has ${count(replicas, "replica")} again`);
     });
     await scale(replicas, replicas - 1).catch((problem) => {
       if (problem instanceof ApiError && problem.status === 403) scaled = false;
@@ -2520,18 +2742,37 @@ export class Drill {
 
   // ---- After
 
-  async #awaitEnd(before: Pod[], replicas: number): Promise<void> {
-    const { settings: { disrupt, targetDeployment, handovers }, watch, isSettled, isEnough } = this.#options;
+  async #awaitEnd(before: Pod[], least: number): Promise<void> {
+    const { settings: { disrupt, handovers }, watch, isSettled, isEnough, log } = this.#options;
     const isRollout = disrupt === "rollout";
     const ended = () => watch.disruptedPods(this.disruption).filter((pod) => !isRollout || before.includes(pod));
-    const least = isRollout ? before.length : 1;
-    const whose = isRollout ? `${count(least, "pod")} of ${targetDeployment} to be replaced` : "the pod to end";
+    const whose = isRollout
+      ? `${count(least, "pod")} of ${this.#target} to be replaced`
+      : disrupt === "drain"
+      ? `${count(least, "pod")} to end`
+      : "the pod to end";
     await this.#wait(whose, () => ended().length >= least && ended().every((pod) => this.#isOver(pod)));
-    const ready = () => this.#living().filter((pod) => pod.ready && !before.includes(pod)).length;
-    if (isRollout) await this.#wait("the new ReplicaSet", () => ready() >= replicas);
-    await this.#wait("every session to be connected again", isSettled);
+    if (isRollout) await this.#awaitRollout();
+    const isBack = () => isSettled() || this.#isNowhere(NOWHERE_MS);
+    await this.#wait("every session to be connected again", isBack);
+    // Those that are still on their way are judged when the run stops.
+    if (!isSettled()) log.line("disruption", "going on: no node takes the pods that sessions wait for", {}, "warn");
     await this.#wait("the last evidence", () => watch.undiagnosed === 0);
-    await this.#wait(`${handovers} handovers`, isEnough);
+    await this.#wait(`${handovers} handovers`, () => isEnough() || !isSettled());
+  }
+
+  /** Asks for the target's state until its rollout is over, as `kubectl rollout status` does. */
+  async #awaitRollout(): Promise<void> {
+    const { api, signal, log, workload: { target } } = this.#options;
+    for (let said = "";;) {
+      const left = rolloutLeft(target, await api.json("get", this.#resource, this.#path) as WorkloadObject);
+      if (signal.aborted) throw new Interrupted();
+      if (left === "") return;
+      this.awaiting = `the rollout: ${left}`;
+      if (left !== said) log.line("disruption", `waiting for ${this.awaiting}`);
+      said = left;
+      await pause(ROLLOUT_INTERVAL_MS, signal);
+    }
   }
 
   /** Whether a deleted pod has ended, and nobody holds a session on it any more. */
@@ -2561,6 +2802,12 @@ export class Drill {
     if (signal.aborted) throw new Interrupted();
     return came;
   }
+}
+
+/** A drain's own permission comes only when it is asked for. */
+function explainDrain(problem: unknown): never {
+  if (!(problem instanceof ApiError && problem.status === 403)) throw problem;
+  throw new ApiError(403, `${problem.message}: a drain needs what deploy/drill/drain allows`);
 }
 
 /** Looks ten times a second: what is waited for here depends on sessions, pods and time. False where it did not come. */
@@ -2620,8 +2867,8 @@ export class LivePage {
 // ---- The Kubernetes API, as a pod reaches it
 
 type WatchType = "LISTED" | "ADDED" | "MODIFIED" | "DELETED";
-interface DeploymentObject {
-  spec: { replicas?: number; paused?: boolean };
+interface NodeObject {
+  spec?: { unschedulable?: boolean };
 }
 
 /** ReplicaSet: a lower cost goes first (Kubernetes reference, well-known annotations). */
@@ -2705,7 +2952,8 @@ export class Api {
       if (response.ok) return response;
       const reason = reasonIn(await response.text());
       const seconds = Number(response.headers.get("retry-after"));
-      const what = `Cannot ${verb} ${resource} in namespace ${this.namespace}: HTTP ${response.status}, ${reason}`;
+      const where = resource === "nodes" ? "" : ` in namespace ${this.namespace}`; // nodes are in none
+      const what = `Cannot ${verb} ${resource}${where}: HTTP ${response.status}, ${reason}`;
       return new ApiError(response.status, what, seconds > 0 ? seconds * 1000 : undefined);
     } catch (error) {
       this.closed.throwIfAborted();
@@ -2733,6 +2981,61 @@ function reasonIn(text: string): string {
   } catch {
     return text.slice(0, 200);
   }
+}
+
+/** A drill's target, and what the API says of it; only `selector` is always known. */
+export interface FoundWorkload {
+  target: Target;
+  selector: string;
+  object?: WorkloadObject;
+  /** Why it could not be read. */
+  problem?: UserError;
+}
+
+/** Reads a target from the API. Throws `ApiError`; where there is none of that name it says what there may be instead. */
+async function readTarget(api: Api, { kind, name }: Target): Promise<WorkloadObject> {
+  const { resource } = WORKLOADS[kind];
+  try {
+    const path = `/apis/apps/v1/namespaces/${api.namespace}/${resource}/${name}`;
+    return await api.json("get", resource, path) as WorkloadObject;
+  } catch (problem) {
+    if (!(problem instanceof ApiError && problem.status === 404)) throw problem;
+    throw new ApiError(
+      404,
+      `${problem.message}: --target takes deployment/, statefulset/ or daemonset/NAME; of pods of another kind ` +
+        `(an Argo Rollout) --disrupt watch with --target-selector judges what you do yourself`,
+    );
+  }
+}
+
+/** What a target's objects foretell; what may not be read, or is not answered, is said beside it. */
+async function lookAt(
+  api: Api,
+  target: Target,
+  object: WorkloadObject,
+  { url, targetSelector }: Pick<Settings, "url" | "targetSelector">,
+): Promise<Inspection> {
+  const unseen: string[] = [];
+  const selector = targetSelector || selectorInWords(object.spec.selector ?? {});
+  const list = async <T>(group: string, resource: string, query = ""): Promise<T[] | undefined> => {
+    try {
+      const path = `/${group}/namespaces/${api.namespace}/${resource}${query}`;
+      return (await api.json("list", resource, path) as { items: T[] }).items;
+    } catch (problem) {
+      if (!(problem instanceof UserError)) throw problem;
+      unseen.push(problem.message);
+      return undefined;
+    }
+  };
+  const [pods, services, budgets, slices, events] = await Promise.all([
+    list<KubernetesObject>("api/v1", "pods", `?labelSelector=${encodeURIComponent(selector)}`),
+    list<ServiceObject>("api/v1", "services"),
+    list<BudgetObject>("apis/policy/v1", "poddisruptionbudgets"),
+    list<KubernetesObject>("apis/discovery.k8s.io/v1", "endpointslices"),
+    list<KubernetesObject>("api/v1", "events", `?fieldSelector=${encodeURIComponent("reason=FailedPreStopHook")}`),
+  ]);
+  const hosts = serviceNames(url);
+  return inspect({ target, object, pods, services, budgets, slices, events, hosts }, unseen);
 }
 
 /** Opens the three watches; resolves when the last one is open, and keeps them open until the API is closed. */
@@ -3008,6 +3311,10 @@ export function chooseDialect({ dialect: name, ...settings }: Settings): Dialect
     if (!(error instanceof RangeError)) throw error;
     throw new UserError(`--dialect ${name}: ${error.message}`);
   }
+}
+
+function target(text: string): string {
+  return targetInWords(parseTarget(text));
 }
 
 function pingInterval(text: string): number | undefined {

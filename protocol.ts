@@ -1050,6 +1050,9 @@ export class Pod {
   readonly name: string;
   readonly uid: string;
   address = "";
+  node = "";
+  /** No node takes it. */
+  unschedulable = false;
   /** From the first deletion, before that from the specification. */
   graceMs: number;
   readonly specifiedGraceMs: number;
@@ -1088,8 +1091,7 @@ export class Pod {
   /** Ports that a Service targets: the container that has one of them is the application's; else the annotated, else the first. */
   learnPorts(ports: readonly number[]): void {
     for (const port of ports) this.#ports.add(port);
-    const main = this.#containers.find((one) => one.ports?.some((port) => this.#ports.has(port.containerPort))) ??
-      this.#containers.find(({ name }) => name === this.#default) ?? this.#containers[0];
+    const main = mainContainer(this.#containers, [...this.#ports], this.#default);
     this.container = main?.name ?? "";
     this.preStop = hookOf(main);
     this.preStopMs = this.preStop === null ? 0 : this.preStop.ms;
@@ -1126,6 +1128,18 @@ export class Pod {
   }
 }
 
+/** The application's container: that which has one of these ports, by number or name; else the annotated one, else the first. */
+function mainContainer<C extends Container>(
+  containers: readonly C[],
+  ports: readonly (number | string)[],
+  annotated: string | undefined,
+): C | undefined {
+  const has = ({ name, containerPort }: { name?: string; containerPort: number }) =>
+    ports.includes(containerPort) || (name !== undefined && ports.includes(name));
+  return containers.find((one) => one.ports?.some(has)) ?? containers.find(({ name }) => name === annotated) ??
+    containers[0];
+}
+
 /** A pod as a result shows it. */
 export type PodReport = Pick<Pod, (typeof SHOWN)[number]>;
 
@@ -1142,7 +1156,7 @@ export function reportPod(pod: Pod): PodReport {
 interface Container {
   name: string;
   restartPolicy?: string;
-  ports?: { containerPort: number }[];
+  ports?: { name?: string; containerPort: number }[];
   lifecycle?: {
     preStop?: { sleep?: { seconds: number }; exec?: { command?: string[] }; httpGet?: { path?: string } };
   };
@@ -1160,7 +1174,12 @@ export interface KubernetesObject {
     deletionTimestamp?: string;
     deletionGracePeriodSeconds?: number;
   };
-  spec?: { terminationGracePeriodSeconds?: number; containers: Container[]; initContainers?: Container[] };
+  spec?: {
+    terminationGracePeriodSeconds?: number;
+    nodeName?: string;
+    containers: Container[];
+    initContainers?: Container[];
+  };
   status?: {
     phase?: string;
     reason?: string;
@@ -1357,6 +1376,8 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
   const holds = (condition: string) => status?.conditions?.find(({ type }) => type === condition);
 
   pod.address = status?.podIP ?? pod.address;
+  pod.node = object.spec?.nodeName ?? pod.node;
+  pod.unschedulable = holds("PodScheduled")?.status === "False";
   pod.finished = status?.phase === "Succeeded" || status?.phase === "Failed";
   const wasReady = pod.ready;
   pod.ready = holds("Ready")?.status === "True" && metadata.deletionTimestamp === undefined && type !== "DELETED";
@@ -2346,6 +2367,1040 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
 
 // ==== The conventions =======================================================================
 
+// ---- Workloads: what a drill can disrupt as a whole ------------------------------------------------
+
+/** The kinds that can be a target: how the API calls them, and the names by which kubectl knows them as well. */
+export const WORKLOADS = {
+  deployment: { kind: "Deployment", resource: "deployments", names: ["deployments", "deploy", "deployment.apps"] },
+  statefulset: { kind: "StatefulSet", resource: "statefulsets", names: ["statefulsets", "sts", "statefulset.apps"] },
+  daemonset: { kind: "DaemonSet", resource: "daemonsets", names: ["daemonsets", "ds", "daemonset.apps"] },
+} as const;
+
+export type WorkloadKind = keyof typeof WORKLOADS;
+
+/** A workload by kind and name. */
+export interface Target {
+  kind: WorkloadKind;
+  name: string;
+}
+
+/** Reads `deployment/NAME`, `statefulset/NAME`, `daemonset/NAME`, as kubectl does; a name alone is a Deployment's. Throws `RangeError` with the rule. */
+export function parseTarget(text: string): Target {
+  const [, said = "deployment", name = ""] = /^(?:([^/]*)\/)?([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)$/.exec(text) ?? [];
+  const kind = (Object.keys(WORKLOADS) as WorkloadKind[]).find((one) =>
+    one === said.toLowerCase() || (WORKLOADS[one].names as readonly string[]).includes(said.toLowerCase())
+  );
+  if (kind !== undefined && name !== "") return { kind, name };
+  throw new RangeError(
+    "must be deployment/NAME, statefulset/NAME or daemonset/NAME; pods of another kind (an Argo Rollout, a ReplicaSet, " +
+      "bare pods) can only be looked at: --disrupt watch with --target-selector",
+  );
+}
+
+/** A target as kubectl would have it. */
+export const targetInWords = ({ kind, name }: Target): string => `${kind}/${name}`;
+
+/** How Kubernetes selects by labels (meta/v1 LabelSelector). */
+export interface LabelSelector {
+  matchLabels?: Record<string, string> | null;
+  matchExpressions?: { key: string; operator: string; values?: string[] | null }[] | null;
+}
+
+type IntOrPercent = number | string;
+
+/** The part of a Deployment, StatefulSet or DaemonSet (apps/v1) that is read here. */
+export interface WorkloadObject {
+  metadata: { name: string; generation?: number };
+  spec: {
+    replicas?: number;
+    paused?: boolean;
+    selector?: LabelSelector;
+    /** Of a Deployment. */
+    strategy?: UpdateStrategy;
+    /** Of the others. */
+    updateStrategy?: UpdateStrategy;
+    ordinals?: { start?: number };
+    template: { metadata?: { labels?: Record<string, string>; annotations?: Record<string, string> }; spec: PodSpec };
+  };
+  status?: {
+    observedGeneration?: number;
+    replicas?: number;
+    updatedReplicas?: number;
+    readyReplicas?: number;
+    availableReplicas?: number;
+    currentRevision?: string;
+    updateRevision?: string;
+    desiredNumberScheduled?: number;
+    updatedNumberScheduled?: number;
+    numberAvailable?: number;
+  };
+}
+
+interface UpdateStrategy {
+  type?: string;
+  rollingUpdate?: { maxUnavailable?: IntOrPercent; maxSurge?: IntOrPercent; partition?: number } | null;
+}
+
+/** A label selector as a query has it. */
+export function selectorInWords({ matchLabels, matchExpressions }: LabelSelector): string {
+  const operators: Record<string, (key: string, values: string) => string> = {
+    In: (key, values) => `${key} in (${values})`,
+    NotIn: (key, values) => `${key} notin (${values})`,
+    Exists: (key) => key,
+    DoesNotExist: (key) => `!${key}`,
+  };
+  return [
+    ...Object.entries(matchLabels ?? {}).map(([key, value]) => `${key}=${value}`),
+    ...(matchExpressions ?? []).map(({ key, operator, values }) => operators[operator]!(key, (values ?? []).join())),
+  ].join();
+}
+
+/** Whether labels are selected; by an empty selector all are. */
+export function isSelected(selector: LabelSelector, labels: Record<string, string> = {}): boolean {
+  const has = (key: string) => Object.hasOwn(labels, key);
+  const operators: Record<string, (key: string, values: readonly string[]) => boolean> = {
+    In: (key, values) => has(key) && values.includes(labels[key]!),
+    NotIn: (key, values) => !(has(key) && values.includes(labels[key]!)),
+    Exists: has,
+    DoesNotExist: (key) => !has(key),
+  };
+  return Object.entries(selector.matchLabels ?? {}).every(([key, value]) => labels[key] === value) &&
+    (selector.matchExpressions ?? []).every(({ key, operator, values }) =>
+      operators[operator]?.(key, values ?? []) ?? false
+    );
+}
+
+/** A number of pods, or a share of them ("25%"), rounded as the field says; undefined where it is neither. */
+export function podsOf(value: IntOrPercent, all: number, round: "up" | "down"): number | undefined {
+  if (typeof value === "number") return value;
+  const percent = /^(\d+)%$/.exec(value)?.[1];
+  if (percent === undefined) return undefined;
+  return (round === "up" ? Math.ceil : Math.floor)(all * Number(percent) / 100);
+}
+
+const SUFFIXES: Record<string, number> = {
+  ...{ n: 1e-9, u: 1e-6, m: 1e-3, "": 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18 },
+  ...{ Ki: 2 ** 10, Mi: 2 ** 20, Gi: 2 ** 30, Ti: 2 ** 40, Pi: 2 ** 50, Ei: 2 ** 60 },
+};
+
+/** A resource quantity (`500m`, `128Mi`, `1e3`) as a number; NaN where it is none. */
+export function quantity(text: number | string): number {
+  const [, number, suffix = ""] =
+    /^([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([numkMGTPE]|[KMGTPE]i)?$/.exec(`${text}`) ??
+      [];
+  return Number(number) * SUFFIXES[suffix]!;
+}
+
+/** How many pods a workload is to have; of a DaemonSet the nodes decide, so its status says it. */
+export function wantedPods({ kind }: Target, { spec, status }: WorkloadObject): number | undefined {
+  return kind === "daemonset" ? status?.desiredNumberScheduled : spec.replicas ?? 1;
+}
+
+/** The lowest ordinal that a rollout of a StatefulSet replaces counts from here. */
+const partitionOf = ({ spec }: WorkloadObject): number => spec.updateStrategy?.rollingUpdate?.partition ?? 0;
+
+/** How many pods a rollout replaces; undefined where nobody can tell. */
+export function rolledPods(target: Target, object: WorkloadObject): number | undefined {
+  const pods = wantedPods(target, object);
+  return pods === undefined ? undefined : Math.max(0, pods - partitionOf(object));
+}
+
+/** What a rollout still waits for, by the fields that `kubectl rollout status` reads; "" once it is over. */
+export function rolloutLeft(target: Target, object: WorkloadObject): string {
+  const { metadata: { generation = 0 }, status = {} } = object;
+  if ((status.observedGeneration ?? 0) < generation) return "the controller to see it";
+  const all = wantedPods(target, object) ?? 0;
+  const updated = status.updatedReplicas ?? status.updatedNumberScheduled ?? 0;
+  const wanted = rolledPods(target, object) ?? 0;
+  if (updated < wanted) return `${updated} of ${count(wanted, "pod")} updated`;
+  if (target.kind === "deployment" && (status.replicas ?? 0) > updated) {
+    return `${count(status.replicas! - updated, "old pod")} to end`;
+  }
+  const { currentRevision, updateRevision } = status;
+  // With a partition the revisions stay two.
+  if (target.kind === "statefulset" && wanted === all && currentRevision !== updateRevision) {
+    return `revision ${updateRevision} to become the current one`;
+  }
+  const ready = {
+    deployment: "availableReplicas",
+    statefulset: "readyReplicas",
+    daemonset: "numberAvailable",
+  } as const;
+  const has = status[ready[target.kind]] ?? 0;
+  return has < all ? `${has} of ${count(all, "pod")} available` : "";
+}
+
+/** Why a workload cannot be rolled, scaled in or drained, in words; undefined where it can. */
+export function refusalOf(disruption: string, target: Target, object: WorkloadObject): string | undefined {
+  const { kind } = target;
+  const { spec } = object;
+  const pods = wantedPods(target, object);
+  const cannot = (verb: string, why: string) => `Cannot ${verb} ${targetInWords(target)}: ${why}`;
+  if (disruption === "rollout") {
+    if (spec.paused) return cannot("roll", "it is paused");
+    if (spec.updateStrategy?.type === "OnDelete") {
+      return cannot(
+        "roll",
+        "its updateStrategy is OnDelete, which replaces a pod once somebody deletes it: disrupt delete",
+      );
+    }
+    if (pods === 0) return cannot("roll", "it has no pods");
+    if (rolledPods(target, object) === 0) {
+      return cannot("roll", `its partition ${partitionOf(object)} leaves out every pod`);
+    }
+  }
+  if (disruption === "scale-in") {
+    if (kind === "daemonset") {
+      return cannot("scale in", "a DaemonSet has a pod on each node, and no replicas: delete or watch");
+    }
+    if (pods! < 2) return cannot("scale in", `it has ${count(pods!, "replica")}, and two are needed`);
+  }
+  if (disruption === "drain" && kind === "daemonset") {
+    return cannot("drain", "kubectl drain leaves a DaemonSet's pods where they are: delete or watch");
+  }
+  return undefined;
+}
+
+/** The pod that a StatefulSet gives up first: that with the highest ordinal. */
+export function highestOrdinal({ name }: Target, { spec: { replicas = 1, ordinals } }: WorkloadObject): string {
+  return `${name}-${(ordinals?.start ?? 0) + replicas - 1}`;
+}
+
+// ---- The check: from the objects to what a drill will show -------------------------------------------
+
+/** The part of a pod's specification that is read here. */
+export interface PodSpec {
+  containers: ContainerSpec[];
+  initContainers?: ContainerSpec[];
+  terminationGracePeriodSeconds?: number;
+  shareProcessNamespace?: boolean;
+  nodeName?: string;
+}
+
+interface ContainerSpec extends Container {
+  image?: string;
+  command?: string[];
+  args?: string[];
+  env?: { name: string; value?: string }[];
+  envFrom?: { configMapRef?: { name?: string } }[];
+  ports?: { name?: string; containerPort: number }[];
+  readinessProbe?: ProbeSpec;
+  livenessProbe?: ProbeSpec;
+  resources?: { requests?: Record<string, IntOrPercent>; limits?: Record<string, IntOrPercent> & { memory?: string } };
+}
+
+interface ProbeSpec {
+  exec?: { command?: string[] };
+  httpGet?: { path?: string; port: IntOrPercent };
+}
+
+/** The part of a Service (v1) that is read here. */
+export interface ServiceObject {
+  metadata: { name: string };
+  spec?: {
+    selector?: Record<string, string> | null;
+    ports?: { port: number; targetPort?: IntOrPercent }[];
+    sessionAffinity?: string;
+    publishNotReadyAddresses?: boolean;
+  };
+}
+
+/** The part of a PodDisruptionBudget (policy/v1) that is read here. */
+export interface BudgetObject {
+  metadata: { name: string };
+  spec?: { minAvailable?: IntOrPercent; maxUnavailable?: IntOrPercent; selector?: LabelSelector | null };
+  status?: { disruptionsAllowed?: number; currentHealthy?: number; expectedPods?: number };
+}
+
+/** What there is to be looked at; of what is undefined nothing can be said. */
+export interface Workload {
+  target: Target;
+  object: WorkloadObject;
+  pods?: KubernetesObject[] | undefined;
+  services?: ServiceObject[] | undefined;
+  budgets?: BudgetObject[] | undefined;
+  slices?: KubernetesObject[] | undefined;
+  events?: KubernetesObject[] | undefined;
+  configMaps?: { metadata: { name: string }; data?: Record<string, string> }[] | undefined;
+  /** The first labels of the host names that are dialled: where one is a Service's, that one counts. */
+  hosts?: readonly string[];
+}
+
+/** What is foretold: which symptoms, causes or findings, by which field, and what would mend it. */
+export interface Prediction {
+  rule: string;
+  foretells: readonly string[];
+  /** Whether the objects alone decide it. */
+  certain: boolean;
+  field: string;
+  value: string;
+  fix: string;
+  text: string;
+}
+
+/** What a look at one workload brought. */
+export interface Inspection {
+  target: string;
+  predictions: Prediction[];
+  notes: string[];
+  /** What could not be looked at, and why. */
+  unseen: string[];
+}
+
+/** A place in an application's container that a rule reads, and what is wrong there. */
+type Hit = Pick<Prediction, "field" | "value" | "fix" | "text"> & { certain?: boolean };
+
+/** What the rules look at. */
+interface View extends Workload {
+  pod: PodSpec;
+  main: ContainerSpec;
+  /** Where the application's container stands. */
+  place: string;
+  hook: Hook | null;
+  graceS: number;
+  /** How many pods there are to be; undefined where nobody can tell. */
+  wanted: number | undefined;
+  annotations: Record<string, string>;
+  /** The Services that lead to the pods. */
+  leading: ServiceObject[];
+  /** The budgets that are theirs; undefined where it is not known which there are. */
+  own: BudgetObject[] | undefined;
+}
+
+/** A preStop.sleep that covers the endpoint's removal on an ordinary cluster; shorter than the least it covers nothing. */
+const USUAL_PRESTOP_S = 5;
+const LEAST_PRESTOP_MS = 2000;
+/** A drain that must do with less is likely to be cut. */
+const LEAST_DRAIN_S = 10;
+/** What the cluster autoscaler leaves a pod at most (--max-graceful-termination-sec). */
+const AUTOSCALER_GRACE_S = 600;
+
+const TEMPLATE = "spec.template.spec";
+const NO_SHELL = /distroless|cgr\.dev\/chainguard|(^|\/)(scratch|static)([:@]|$)/;
+const SHELLS = /^(\/(usr\/)?bin\/)?(sh|bash|ash|dash|sleep|kill|curl|wget|cat|test)$/;
+const WRAPPERS = /^(\S*\/)?(npm|npx|yarn|pnpm|bun)$/;
+const PROXIES = /istio-proxy|proxyv2|envoy|linkerd|haproxy|nginx|traefik|oauth2-proxy|cloud-?sql-proxy|caddy/;
+
+/** Every rule: what it looks at, what it foretells, and how it finds it. The table of docs/kubernetes.md says the same. */
+export const INSPECTIONS: readonly {
+  rule: string;
+  foretells: readonly (Cause | Symptom | "RECONNECT_STORM" | "UNEVEN")[];
+  meaning: string;
+  find: (view: View) => Hit[];
+}[] = [
+  {
+    rule: "grace-zero",
+    foretells: ["FORCE_DELETED"],
+    meaning: "a grace of 0: every deletion is a forced one",
+    find: ({ graceS }) =>
+      graceS > 0 ? [] : [{
+        field: `${TEMPLATE}.terminationGracePeriodSeconds`,
+        value: "0",
+        fix: "60",
+        text: "kubelet leaves about 2s, whatever the application needs",
+        certain: true,
+      }],
+  },
+  {
+    rule: "grace-too-short",
+    foretells: ["SIGKILL_AT_GRACE"],
+    meaning: "preStop and drain need more than the grace; where the drain's length is not known: what is left for it",
+    find: (view) => {
+      const { graceS, hook } = view;
+      if (graceS === 0 || (hook !== null && hook.ms === null)) return [];
+      const preStopS = (hook?.ms ?? 0) / 1000;
+      const leftS = graceS - preStopS;
+      const drainS = knownDrainS(view);
+      const text = leftS <= 0
+        ? `preStop takes all of it: SIGTERM comes when the time is over`
+        : drainS === undefined
+        ? `at most ${leftS}s left for the drain: preStop takes ${preStopS}s`
+        : `${leftS}s left for the drain, which may take ${drainS}s: preStop takes ${preStopS}s`;
+      if (leftS > (drainS ?? LEAST_DRAIN_S - 0.001)) return [];
+      return [{
+        field: `${TEMPLATE}.terminationGracePeriodSeconds`,
+        value: String(graceS),
+        fix: `${Math.ceil(preStopS + (drainS ?? 25)) + 5} or more: preStop + drain, and a margin`,
+        text,
+        certain: leftS <= 0 || drainS !== undefined,
+      }];
+    },
+  },
+  {
+    rule: "prestop-missing",
+    foretells: ["ENDPOINT_RACE"],
+    meaning: "no preStop that waits: SIGTERM comes before the endpoint's removal has reached every node",
+    find: ({ hook, place }) => {
+      if (hook !== null && (hook.ms === null || hook.ms >= LEAST_PRESTOP_MS)) return [];
+      return [{
+        field: `${place}.lifecycle.preStop`,
+        value: hook?.text ?? "none",
+        fix: `sleep: { seconds: ${USUAL_PRESTOP_S} }`,
+        text:
+          "new connections still come for a while after SIGTERM: unless the application takes them, they are refused",
+      }];
+    },
+  },
+  {
+    rule: "prestop-without-shell",
+    foretells: ["PRESTOP_FAILED"],
+    meaning: "an exec hook in an image that has no shell, by the image's name, or one that has failed already",
+    find: ({ hook, main, place, events = [], pods = [] }) => {
+      if (hook?.kind !== "exec") return [];
+      const uids = pods.map(({ metadata }) => metadata.uid);
+      const failed = events.find(({ reason, involvedObject }) =>
+        reason === "FailedPreStopHook" && uids.includes(involvedObject?.uid ?? "")
+      );
+      const [program = ""] = main.lifecycle?.preStop?.exec?.command ?? [];
+      const isBare = NO_SHELL.test(main.image ?? "") && !/debug|-dev\b/.test(main.image ?? "") && SHELLS.test(program);
+      if (failed === undefined && !isBare) return [];
+      return [{
+        field: `${place}.lifecycle.preStop.exec.command`,
+        value: hook.text,
+        fix: `sleep: { seconds: ${Math.ceil((hook.ms ?? USUAL_PRESTOP_S * 1000) / 1000)} }`,
+        text: failed?.message ?? `${main.image} is likely to have no ${program}: then SIGTERM comes at once`,
+        certain: failed !== undefined,
+      }];
+    },
+  },
+  {
+    rule: "one-replica",
+    foretells: ["NO_READY_PEER"],
+    meaning: "one pod alone: its sessions have nowhere to go until another is ready",
+    find: ({ target: { kind }, object: { spec }, wanted }) => {
+      if (kind === "daemonset" || wanted === undefined || wanted > 1) return [];
+      return [{
+        field: "spec.replicas",
+        value: spec.replicas === undefined ? "1 (the default)" : String(wanted),
+        fix: "2 or more",
+        text: kind === "statefulset"
+          ? "its pod ends before the next one is made"
+          : "whatever ends the pod, but a rollout that surges, leaves no ready one",
+        certain: kind === "statefulset",
+      }];
+    },
+  },
+  {
+    rule: "rollout-without-peer",
+    foretells: ["NO_READY_PEER", "RECONNECT_STORM"],
+    meaning: "Recreate, or a maxUnavailable that leaves none or one of the pods in a rollout",
+    find: ({ target, object: { spec }, wanted }) => findUnavailable(target, spec, wanted),
+  },
+  {
+    rule: "no-budget",
+    foretells: ["NO_READY_PEER"],
+    meaning: "no PodDisruptionBudget: a node's drain may take all pods at once",
+    find: ({ target: { kind }, wanted, own }) => {
+      if (own === undefined || own.length > 0 || kind === "daemonset" || wanted === 0) return [];
+      return [{
+        field: "PodDisruptionBudget",
+        value: "none selects these pods",
+        fix: "one with maxUnavailable: 1",
+        text: "whoever evicts need not wait for another pod to be ready",
+      }];
+    },
+  },
+  {
+    rule: "budget-allows-nothing",
+    foretells: ["FORCE_DELETED"],
+    meaning:
+      "a PodDisruptionBudget that never allows an eviction, or two of them: who must empty the node ends up forcing",
+    find: ({ own = [], wanted }) => findForbidden(own, wanted),
+  },
+  {
+    rule: "no-readiness",
+    foretells: ["NO_READY_PEER", "SLOW_RECONNECT"],
+    meaning: "no readiness probe: a pod gets connections before it listens",
+    find: ({ main, place }) =>
+      main.readinessProbe !== undefined ? [] : [{
+        field: `${place}.readinessProbe`,
+        value: "none",
+        fix: "httpGet on a path that fails while it starts and while it drains",
+        text: "a new pod counts as ready when its process runs: who is sent there is refused",
+      }],
+  },
+  {
+    rule: "readiness-exec",
+    foretells: ["NO_READY_PEER"],
+    meaning: "readiness by exec: a process for each look, which a busy node is late with",
+    find: ({ main: { readinessProbe }, place }) =>
+      readinessProbe?.exec === undefined ? [] : [{
+        field: `${place}.readinessProbe.exec.command`,
+        value: (readinessProbe.exec.command ?? []).join(" "),
+        fix: "httpGet on the same question",
+        text: "under load it times out, and the endpoint goes although the application serves",
+      }],
+  },
+  {
+    rule: "liveness-like-readiness",
+    foretells: ["LIVENESS_KILLED"],
+    meaning: "liveness asks what readiness asks: what only turns connections away in a drain also kills",
+    find: ({ main: { livenessProbe: liveness, readinessProbe: readiness }, place }) => {
+      if (liveness === undefined || readiness === undefined || questionOf(liveness) !== questionOf(readiness)) {
+        return [];
+      }
+      return [{
+        field: `${place}.livenessProbe`,
+        value: questionOf(liveness)!,
+        fix: "a path of its own, which succeeds as long as the process works, also in a drain",
+        text: "once it stops being ready, by a drain of its own or under load, kubelet restarts it",
+      }];
+    },
+  },
+  {
+    rule: "sidecar-ends-first",
+    foretells: ["SIDECAR_ENDED"],
+    meaning: "a proxy, or another container with ports, beside the application: it gets SIGTERM at the same time",
+    find: (view) =>
+      sidecarsOf(view).map(({ container, field }) => ({
+        field,
+        value: `container ${container.name}`,
+        fix: "an init container with restartPolicy: Always (a native sidecar), which ends after the application",
+        text: "if connections run through it, they end with it",
+      })),
+  },
+  {
+    rule: "pid-1-swallows",
+    foretells: ["SIGTERM_IGNORED"],
+    meaning: "npm, yarn, pnpm or a shell as PID 1: SIGTERM need not reach the application",
+    find: ({ main, pod, place }) => {
+      const words = [...main.command ?? [], ...main.args ?? []];
+      const field = `${place}.${main.command === undefined ? "args" : "command"}`;
+      const [program = "", flag = "", script = ""] = words;
+      const isShell = /^(\S*\/)?(ba|da|a|z)?sh$/.test(program) && /^-\w*c$/.test(flag) &&
+        !/(^|[;&|]\s*|\n\s*)exec\s/.test(script);
+      if (pod.shareProcessNamespace || !(WRAPPERS.test(program) || isShell)) return [];
+      return [{
+        field,
+        value: words.join(" "),
+        fix: isShell
+          ? `${
+            script.split(/\n|;|&&/).length === 1
+              ? "the program itself, without a shell"
+              : "exec before the last command"
+          }`
+          : "the program itself: node server.js",
+        text: `${program} is PID 1 and may not hand the signal on: then the application runs on until SIGKILL`,
+      }];
+    },
+  },
+  {
+    rule: "session-affinity",
+    foretells: ["ENDPOINT_RACE", "SAME_SERVER", "UNEVEN"],
+    meaning:
+      "a Service with session affinity: who comes back is sent to the pod that it left, as long as that is known",
+    find: ({ leading }) =>
+      leading.filter(({ spec }) => spec?.sessionAffinity === "ClientIP").map(({ metadata: { name } }) => ({
+        field: `service/${name} spec.sessionAffinity`,
+        value: "ClientIP",
+        fix: "None",
+        text: "all clients behind one address share a pod, and redial the ending one",
+      })),
+  },
+  {
+    rule: "evicted-first",
+    foretells: ["EVICTED"],
+    meaning: "no memory requested: the first to go when its node runs short",
+    find: ({ main: { resources = {} }, place }) => {
+      const { requests = {}, limits = {} } = resources;
+      if (quantity(requests["memory"] ?? limits.memory ?? 0) > 0) return [];
+      const isNothing = Object.keys({ ...requests, ...limits }).length === 0;
+      return [{
+        field: `${place}.resources.requests.memory`,
+        value: isNothing ? "none: BestEffort" : "none",
+        fix: "what it uses when it is busy, and limits.memory above it",
+        text: "a node short of memory evicts it first, and the kernel kills it first",
+      }];
+    },
+  },
+  {
+    rule: "service-leads-elsewhere",
+    foretells: ["NO_READY_PEER"],
+    meaning: "no Service selects the pods, the one that is dialled selects others, or it has no ready endpoint",
+    find: (view) => findLostServices(view),
+  },
+  {
+    rule: "target-port",
+    foretells: ["NO_READY_PEER"],
+    meaning: "a Service's targetPort that no container has",
+    find: ({ leading, pod }) => findLostPorts(leading, pod),
+  },
+  {
+    rule: "publishes-not-ready",
+    foretells: ["ENDPOINT_RACE"],
+    meaning: "publishNotReadyAddresses: the Service also leads to pods that start or end",
+    find: ({ leading }) =>
+      leading.filter(({ spec }) => spec?.publishNotReadyAddresses).map(({ metadata: { name } }) => ({
+        field: `service/${name} spec.publishNotReadyAddresses`,
+        value: "true",
+        fix: "false; for peers to find each other, a headless Service of their own",
+        text: "an ending pod stays among the addresses until it has gone",
+      })),
+  },
+  {
+    rule: "autoscaler",
+    foretells: ["GRACE_SHORTENED", "NO_READY_PEER"],
+    meaning:
+      "the cluster autoscaler may take the node: it leaves 600 s at most, and with safe-to-evict no budget stands for the pod",
+    find: ({ annotations, graceS, own }) => {
+      const safe = annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"];
+      const place = 'spec.template.metadata.annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"]';
+      const hits: Hit[] = [];
+      if (graceS > AUTOSCALER_GRACE_S && safe !== "false") {
+        hits.push({
+          field: place,
+          value: safe ?? "none",
+          fix: `"false", or a grace of ${AUTOSCALER_GRACE_S} at most`,
+          text:
+            `of the grace of ${graceS}s the cluster autoscaler leaves ${AUTOSCALER_GRACE_S}s (--max-graceful-termination-sec)`,
+        });
+      }
+      if (safe === "true" && own?.length === 0) {
+        hits.push({
+          field: place,
+          value: "true",
+          fix: "a PodDisruptionBudget, or no annotation",
+          text: "the cluster autoscaler may take all pods of a node at once",
+        });
+      }
+      return hits;
+    },
+  },
+];
+
+/** What the objects foretell of a workload, rule by rule; `unseen` says what is missing. */
+export function inspect(workload: Workload, unseen: string[] = []): Inspection {
+  const view = viewOf(workload);
+  const predictions = INSPECTIONS.flatMap(({ rule, foretells, find }) =>
+    find(view).map(({ certain = false, ...hit }) => ({ rule, foretells, certain, ...hit }))
+  );
+  const { graceS, hook, own, slices } = view;
+  const preStop = hook === null ? "no preStop" : `preStop is ${hook.text}`;
+  const leftS = hook !== null && hook.ms === null
+    ? "less than " + graceS
+    : Math.max(0, graceS - (hook?.ms ?? 0) / 1000);
+  return {
+    target: targetInWords(workload.target),
+    predictions,
+    notes: [
+      `left for the drain: ${hook !== null && hook.ms === null ? "" : "at most "}${leftS}s of ${graceS}s, ${preStop}`,
+      ...own === undefined ? ["no budget was looked at"] : [],
+      ...slices === undefined ? ["no endpoints were looked at"] : [],
+    ],
+    unseen,
+  };
+}
+
+function viewOf(workload: Workload): View {
+  const { target, object, services = [], hosts = [], budgets } = workload;
+  const { metadata: { labels, annotations = {} } = {}, spec: pod } = object.spec.template;
+  const dialled = services.filter(({ metadata: { name } }) => hosts.includes(name));
+  const selecting = (dialled.length > 0 ? dialled : services).filter(({ spec }) => leadsTo(spec?.selector, labels));
+  const ports = selecting.flatMap(({ spec }) => spec?.ports ?? []).map(({ port, targetPort }) => targetPort ?? port);
+  const main = mainContainer(pod.containers, ports, annotations["kubectl.kubernetes.io/default-container"]);
+  if (main === undefined) throw new UserError(`${targetInWords(target)} has no containers`);
+  return {
+    ...workload,
+    pod,
+    main,
+    place: `${TEMPLATE}.containers[${pod.containers.indexOf(main)}]`,
+    hook: hookOf(main),
+    graceS: pod.terminationGracePeriodSeconds ?? 30,
+    wanted: wantedPods(target, object),
+    annotations,
+    leading: selecting,
+    own: budgets?.filter(({ spec }) => spec?.selector != null && isSelected(spec.selector, labels)),
+  };
+}
+
+/** A Service's selector; without one it leads where somebody else says. */
+function leadsTo(selector: Record<string, string> | null | undefined, labels: Record<string, string> = {}): boolean {
+  const pairs = Object.entries(selector ?? {});
+  return pairs.length > 0 && pairs.every(([key, value]) => labels[key] === value);
+}
+
+/** How long a drain may take, where the settings of this project's server say it. */
+function knownDrainS({ main, configMaps = [] }: View): number | undefined {
+  const names = (main.envFrom ?? []).map(({ configMapRef }) => configMapRef?.name);
+  const given = configMaps.filter(({ metadata }) => names.includes(metadata.name)).map(({ data }) => data ?? {});
+  const own = (main.env ?? []).flatMap(({ name, value }) => value === undefined ? [] : [[name, value]]);
+  const settings = Object.assign({}, ...given, Object.fromEntries(own)) as Record<string, string>;
+  const { DRAIN_TIMEOUT_MS: drain, CLOSE_TIMEOUT_MS: close = "0" } = settings;
+  if (drain === undefined) return undefined;
+  try {
+    return (milliseconds(0)(drain) + milliseconds(0)(close)) / 1000;
+  } catch {
+    return undefined; // another application's word for something else
+  }
+}
+
+/** What a probe asks, in words; undefined where it is no HTTP question. */
+function questionOf({ httpGet }: ProbeSpec): string | undefined {
+  return httpGet === undefined ? undefined : `httpGet ${httpGet.path ?? "/"} on ${httpGet.port}`;
+}
+
+function findUnavailable({ kind }: Target, spec: WorkloadObject["spec"], wanted: number | undefined): Hit[] {
+  const strategy = kind === "deployment" ? spec.strategy : spec.updateStrategy;
+  const name = kind === "deployment" ? "strategy" : "updateStrategy";
+  if (wanted === undefined || wanted === 0) return [];
+  if (strategy?.type === "Recreate") {
+    return [{
+      field: `spec.${name}.type`,
+      value: "Recreate",
+      fix: "RollingUpdate with maxUnavailable: 0",
+      text: "a rollout ends all pods before it makes the first new one",
+      certain: true,
+    }];
+  }
+  if (strategy?.type === "OnDelete" || (kind === "statefulset" && wanted === 1)) return [];
+  const { maxUnavailable, maxSurge } = strategy?.rollingUpdate ?? {};
+  const [usual, usualSurge, round] = kind === "deployment" ? ["25%", "25%", "down"] as const : [1, 0, "up"] as const; // apps/v1: StatefulSet and DaemonSet round up
+  const surge = podsOf(maxSurge ?? usualSurge, wanted, "up") ?? 0;
+  const asked = podsOf(maxUnavailable ?? usual, wanted, round) ?? 0;
+  // Kubernetes does not stand still where both come to 0.
+  const gone = Math.min(wanted, surge === 0 && kind !== "statefulset" ? Math.max(1, asked) : asked);
+  const left = wanted - gone;
+  if (gone === 0 || left > 1) return [];
+  // A StatefulSet, and a DaemonSet without surge, cannot do better than one at a time: two pods leave one.
+  if (left === 1 && gone === 1 && kind !== "deployment") return [];
+  return [{
+    field: `spec.${name}.rollingUpdate.maxUnavailable`,
+    value: `${maxUnavailable ?? `${usual} (the default)`}: ${gone} of ${count(wanted, "pod")}`,
+    fix: kind === "deployment" ? "0, with maxSurge: 1" : "fewer at a time, or more pods",
+    text: left === 0 ? "a rollout may end all pods at once" : "a rollout leaves one pod, to which all sessions go",
+    certain: left === 0,
+  }];
+}
+
+function findForbidden(budgets: readonly BudgetObject[], wanted: number | undefined): Hit[] {
+  if (budgets.length > 1) {
+    return [{
+      field: "PodDisruptionBudget",
+      value: budgets.map(({ metadata }) => metadata.name).join(", "),
+      fix: "one for these pods",
+      text: "the API refuses every eviction of a pod that two budgets select",
+      certain: true,
+    }];
+  }
+  return budgets.flatMap(({ metadata: { name }, spec = {}, status }) => {
+    const { minAvailable, maxUnavailable } = spec;
+    const all = wanted ?? status?.expectedPods;
+    if (all === undefined || all === 0) return [];
+    // policy/v1: both are rounded up.
+    const [key, value] = maxUnavailable === undefined
+      ? ["minAvailable", minAvailable]
+      : ["maxUnavailable", maxUnavailable];
+    if (value === undefined) return [];
+    const pods = podsOf(value, all, "up");
+    const allowed = pods === undefined ? undefined : key === "maxUnavailable" ? pods : all - pods;
+    const isStuck = status?.disruptionsAllowed === 0 && (status.currentHealthy ?? 0) >= all;
+    if ((allowed === undefined || allowed > 0) && !isStuck) return [];
+    return [{
+      field: `poddisruptionbudget/${name} spec.${key}`,
+      value: `${value}, of ${count(all, "pod")}`,
+      fix: all > 1 ? "maxUnavailable: 1" : "maxUnavailable: 1, and 2 replicas or more",
+      text: "no eviction is ever allowed: a node's drain waits for ever, until somebody forces it",
+    }];
+  });
+}
+
+/** The containers beside the application's through which its connections may run, of the template and of what was put into its pods. */
+function sidecarsOf({ pod, main, hook, pods = [] }: View): { container: ContainerSpec; field: string }[] {
+  const [living] = pods.filter(({ metadata }) => metadata.deletionTimestamp === undefined);
+  const known = pod.containers.map(({ name }) => name);
+  const injected = ((living?.spec?.containers ?? []) as ContainerSpec[])
+    .filter(({ name }) => !known.includes(name))
+    .map((container) => ({ container, field: `pod/${living!.metadata.name} spec.containers` }));
+  const own = pod.containers.map((container, index) => ({ container, field: `${TEMPLATE}.containers[${index}]` }));
+  return [...own, ...injected].filter(({ container }) => {
+    const { name, image = "", ports = [], env = [] } = container;
+    if (name === main.name) return false;
+    const its = hookOf(container);
+    const outlives = its !== null && (its.ms === null || its.ms > (hook?.ms ?? Infinity));
+    const waits = env.some(({ name, value }) => name === "EXIT_ON_ZERO_ACTIVE_CONNECTIONS" && value === "true");
+    return (PROXIES.test(`${name} ${image}`) || ports.length > 0) && !outlives && !waits;
+  });
+}
+
+function findLostServices({ services, hosts = [], leading, slices, wanted, object, pods = [] }: View): Hit[] {
+  if (services === undefined || services.length === 0 || wanted === 0) return [];
+  const labels = Object.entries(object.spec.template.metadata?.labels ?? {}).map((pair) => pair.join("=")).join();
+  if (leading.length === 0) {
+    const dialled = services.find(({ metadata: { name }, spec }) => hosts.includes(name) && spec?.selector != null);
+    return [{
+      field: dialled === undefined ? "Service" : `service/${dialled.metadata.name} spec.selector`,
+      value: dialled === undefined ? "none selects these pods" : JSON.stringify(dialled.spec?.selector),
+      fix: `labels of the pods: ${labels || "they have none"}`,
+      text: "what is dialled does not lead here",
+      certain: dialled !== undefined,
+    }];
+  }
+  const isUp = pods.some(({ status }) =>
+    status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True")
+  );
+  return slices === undefined || !isUp ? [] : leading.flatMap(({ metadata: { name } }) => {
+    const own = slices.filter(({ metadata }) => metadata.labels?.["kubernetes.io/service-name"] === name);
+    const ready = own.flatMap(({ endpoints }) => endpoints ?? []).filter(({ conditions }) => conditions?.ready ?? true);
+    if (ready.length > 0) return [];
+    return [{
+      field: `endpointslices of service/${name}`,
+      value: "no ready endpoint, though a pod is ready",
+      fix: "selector and targetPort of the Service as the pods have them",
+      text: "there is nowhere to go",
+      certain: true,
+    }];
+  });
+}
+
+function findLostPorts(leading: readonly ServiceObject[], { containers, initContainers = [] }: PodSpec): Hit[] {
+  const ports = [...containers, ...initContainers].flatMap(({ ports = [] }) => ports);
+  return leading.flatMap(({ metadata: { name }, spec }) =>
+    (spec?.ports ?? []).flatMap(({ port, targetPort = port }, index) => {
+      const isNamed = typeof targetPort === "string";
+      const isThere = ports.some((one) => isNamed ? one.name === targetPort : one.containerPort === targetPort);
+      // A container may listen on a port that it does not declare; of a name nobody else knows.
+      if (isThere || (!isNamed && ports.length === 0)) return [];
+      return [{
+        field: `service/${name} spec.ports[${index}].targetPort`,
+        value: String(targetPort),
+        fix: ports.map(({ name, containerPort }) => name ?? containerPort).join(" or ") || "a port of that name",
+        text: isNamed ? "no container has a port of this name: no endpoint gets it" : "no container declares this port",
+        certain: isNamed,
+      }];
+    })
+  );
+}
+
+/** How often a prediction came true: the failed handovers with one of its symptoms or causes, and the findings. */
+export function cameTrue(
+  { foretells }: Pick<Prediction, "foretells">,
+  handovers: readonly Pick<Handover, "verdict" | "symptom" | "cause">[],
+  findings: readonly { name: string }[],
+): number {
+  const failed = handovers.filter(({ verdict, symptom, cause }) =>
+    verdict === "failed" && [symptom, cause].some((name) => name !== null && foretells.includes(name))
+  );
+  return failed.length + findings.filter(({ name }) => foretells.includes(name)).length;
+}
+
+/**
+ * The workloads among a file's objects, each with what stands beside it: the one that is asked for, else those that a
+ * Service leads to, else all. Throws `UserError` where there is none.
+ */
+export function workloadsIn(
+  objects: readonly FileObject[],
+  asked: Target | undefined,
+  hosts: readonly string[],
+): Workload[] {
+  const all = (Object.keys(WORKLOADS) as WorkloadKind[]).flatMap((kind) =>
+    objects.filter((object) => object.kind === WORKLOADS[kind].kind).map((object) =>
+      workloadAmong(objects, { kind, name: object.metadata.name }, object, hosts)
+    )
+  );
+  const isAsked = ({ target: { kind, name } }: Workload) => kind === asked?.kind && name === asked.name;
+  const behind = all.filter(({ services, object }) =>
+    services?.some(({ spec }) => leadsTo(spec?.selector, object.spec.template.metadata?.labels))
+  );
+  const chosen = asked !== undefined ? all.filter(isAsked) : behind.length > 0 ? behind : all;
+  if (chosen.length > 0) return chosen;
+  const there = all.map(({ target }) => targetInWords(target));
+  const kinds = [...new Set(objects.map(({ kind }) => kind))];
+  const what = printable((there.length > 0 ? there : kinds).join(", ")) || "nothing";
+  const needs = asked === undefined ? "a Deployment, a StatefulSet or a DaemonSet" : targetInWords(asked);
+  throw new UserError(`--check needs ${needs}: what came is ${what}`);
+}
+
+function workloadAmong(
+  objects: readonly FileObject[],
+  target: Target,
+  workload: FileObject,
+  hosts: readonly string[],
+): Workload {
+  const object = workload as unknown as WorkloadObject;
+  const of = <T>(kind: string) =>
+    objects.filter(({ metadata, ...other }) =>
+      other.kind === kind && metadata.namespace === workload.metadata.namespace
+    ) as unknown as T[];
+  /** A cluster has some of these always: then the file is only silent. */
+  const known = <T>(all: T[]) => all.length > 0 ? all : undefined;
+  return {
+    target,
+    object,
+    hosts,
+    services: known(of<ServiceObject>("Service")),
+    budgets: of<BudgetObject>("PodDisruptionBudget"),
+    slices: known(of<KubernetesObject>("EndpointSlice")),
+    events: of<KubernetesObject>("Event"),
+    configMaps: of("ConfigMap"),
+    pods: of<KubernetesObject>("Pod").filter(({ metadata }) => isSelected(object.spec.selector ?? {}, metadata.labels)),
+  };
+}
+
+/** An object of a file, as far as all have it. */
+export interface FileObject {
+  kind: string;
+  metadata: { name: string; namespace?: string };
+}
+
+/** The objects in a text of JSON: one, a List, an array, or several one after the other. Throws `UserError` that says what it is instead. */
+export function parseObjects(text: string): FileObject[] {
+  const values = documentsIn(text).map((document) => {
+    try {
+      return JSON.parse(document, (_, value) => value ?? undefined) as unknown; // null: as if it were not there
+    } catch {
+      const [line = ""] = document.trim().split("\n");
+      const hint = /^(---|apiVersion:|kind:|#)/.test(line)
+        ? "it is YAML: kubectl label --local -o json -f - checked=yes makes JSON of it"
+        : `'${line.slice(0, 40)}' is no JSON`;
+      throw new UserError(`--check reads objects as JSON: ${hint}`);
+    }
+  });
+  const objects = values.flatMap(function itemsOf(value): unknown[] {
+    if (Array.isArray(value)) return value.flatMap(itemsOf);
+    const items = (value as { items?: unknown } | null)?.items;
+    return Array.isArray(items) ? items.flatMap(itemsOf) : [value];
+  });
+  for (const object of objects) {
+    const problem = problemOf(object, OBJECT, "object") ??
+      problemOf(object, SHAPES_OF[(object as FileObject).kind] ?? {}, "");
+    if (problem === undefined) continue;
+    const { kind = "", metadata } = (object ?? {}) as Partial<FileObject>;
+    const name = [kind, metadata?.name].filter(isText).join("/");
+    throw new UserError(`--check cannot read ${printable(name) || "an object"}: ${printable(problem)}`);
+  }
+  return objects as FileObject[];
+}
+
+/** The JSON documents of a text, one after the other; all of it where it does not begin like one. */
+function documentsIn(text: string): string[] {
+  if (!/^\s*[[{]/.test(text)) return [text];
+  const documents: string[] = [];
+  let begin = 0;
+  let depth = 0;
+  // Only brackets outside of strings count.
+  for (const { 0: token, index } of text.matchAll(/"(?:[^"\\]|\\.)*"|[[\]{}]/g)) {
+    if (token.length > 1) continue;
+    depth += token === "{" || token === "[" ? 1 : -1;
+    if (depth !== 0) continue;
+    documents.push(text.slice(begin, index + 1));
+    begin = index + 1;
+  }
+  return text.slice(begin).trim() === "" ? documents : [...documents, text.slice(begin)];
+}
+
+/** What a field must be: of this kind, a map of texts, a list of such, or an object with fields (`!`: it must be there). */
+type FieldShape = "text" | "number" | "boolean" | "number or text" | "map" | [FieldShape] | {
+  [field: string]: FieldShape;
+};
+
+const KEPT: Record<string, (value: unknown) => boolean> = {
+  text: isText,
+  number: (value) => typeof value === "number",
+  boolean: (value) => typeof value === "boolean",
+  "number or text": (value) => isText(value) || typeof value === "number",
+  map: (value) => isRecord(value) && Object.values(value).every((one) => isText(one) || typeof one === "number"),
+};
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** What is wrong with an object's shape, in words; undefined where nothing is. */
+function problemOf(value: unknown, shape: FieldShape, place: string): string | undefined {
+  if (typeof shape === "string") return KEPT[shape]!(value) ? undefined : `${place} must be a ${shape}`;
+  if (Array.isArray(shape)) {
+    if (!Array.isArray(value)) return `${place} must be a list`;
+    return firstProblem(value.map((item, index) => () => problemOf(item, shape[0], `${place}[${index}]`)));
+  }
+  if (!isRecord(value)) return `${place} must be an object`;
+  return firstProblem(
+    Object.entries(shape).map(([key, inner]) => () => {
+      const field = key.replace("!", "");
+      const path = place === "" || place === "object" ? field : `${place}.${field}`;
+      if (value[field] === undefined) return key === field ? undefined : `${path} is missing`;
+      return problemOf(value[field], inner, path);
+    }),
+  );
+}
+
+function firstProblem(looks: readonly (() => string | undefined)[]): string | undefined {
+  for (const look of looks) {
+    const problem = look();
+    if (problem !== undefined) return problem;
+  }
+  return undefined;
+}
+
+const OBJECT: FieldShape = {
+  "kind!": "text",
+  "metadata!": { "name!": "text", namespace: "text", labels: "map", annotations: "map" },
+};
+const SELECTOR: FieldShape = {
+  matchLabels: "map",
+  matchExpressions: [{ "key!": "text", "operator!": "text", values: ["text"] }],
+};
+const PROBE: FieldShape = { exec: { command: ["text"] }, httpGet: { path: "text", "port!": "number or text" } };
+const CONTAINERS: FieldShape = [{
+  "name!": "text",
+  image: "text",
+  command: ["text"],
+  args: ["text"],
+  env: [{ "name!": "text", value: "text" }],
+  envFrom: [{ configMapRef: { name: "text" } }],
+  ports: [{ name: "text", "containerPort!": "number" }],
+  readinessProbe: PROBE,
+  livenessProbe: PROBE,
+  lifecycle: { preStop: { sleep: { "seconds!": "number" }, exec: { command: ["text"] }, httpGet: { path: "text" } } },
+  resources: { requests: "map", limits: "map" },
+}];
+const POD: FieldShape = {
+  "containers!": CONTAINERS,
+  initContainers: CONTAINERS,
+  terminationGracePeriodSeconds: "number",
+  shareProcessNamespace: "boolean",
+};
+const STRATEGY: FieldShape = {
+  type: "text",
+  rollingUpdate: { maxUnavailable: "number or text", maxSurge: "number or text", partition: "number" },
+};
+const WORKLOAD: FieldShape = {
+  "spec!": {
+    replicas: "number",
+    selector: SELECTOR,
+    strategy: STRATEGY,
+    updateStrategy: STRATEGY,
+    "template!": { metadata: { labels: "map", annotations: "map" }, "spec!": POD },
+  },
+  status: { desiredNumberScheduled: "number" },
+};
+
+/** By kind, what is read of it. */
+const SHAPES_OF: Record<string, FieldShape> = {
+  Deployment: WORKLOAD,
+  StatefulSet: WORKLOAD,
+  DaemonSet: WORKLOAD,
+  Pod: {
+    spec: POD,
+    metadata: { uid: "text", deletionTimestamp: "text" },
+    status: { conditions: [{ "type!": "text", "status!": "text" }] },
+  },
+  Service: {
+    spec: {
+      selector: "map",
+      ports: [{ "port!": "number", targetPort: "number or text" }],
+      sessionAffinity: "text",
+      publishNotReadyAddresses: "boolean",
+    },
+  },
+  PodDisruptionBudget: {
+    spec: { minAvailable: "number or text", maxUnavailable: "number or text", selector: SELECTOR },
+    status: { disruptionsAllowed: "number", currentHealthy: "number", expectedPods: "number" },
+  },
+  EndpointSlice: { endpoints: [{ conditions: { ready: "boolean" } }] },
+  Event: { reason: "text", message: "text", involvedObject: { uid: "text" } },
+  ConfigMap: { data: "map" },
+};
+
 // ---- Numbers as people read them -----------------------------------------------------------------
 
 let lastMs = 0;
@@ -2589,7 +3644,8 @@ export const ACTIONS = {
   "forced": ["sessions"],
   "handover": ["slot", "verdict", "symptom", "from", "to", "session", "code", "how", "noticeMs", "drainMs", "reconnectMs", "forcedMs", "silenceMs"],
   "diagnosis": ["slot", "symptom", "cause", "evidence", "pod", "session"],
-  "disruption": ["kind", "pod", "deployment"],
+  "foretold": ["rule", "field", "value"],
+  "disruption": ["kind", "pod", "target"],
   "pod": ["pod", "uid", "kind", "code", "reason"],
   "endpoint": ["pod", "uid", "kind"],
   "watch-lost": ["stream"],

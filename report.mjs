@@ -36,6 +36,8 @@ import mri from "mri";
  * @typedef {import("./protocol.ts").Cause} Cause
  * @typedef {import("./protocol.ts").Symptom} Symptom
  * @typedef {NonNullable<Result["symptoms"][Symptom]>} SymptomCount
+ * @typedef {Result["predictions"][number]} Prediction
+ * @typedef {import("./client.ts").CheckResult} CheckResult
  * @typedef {{ p50Ms: number | null, p99Ms: number | null, maxMs: number | null }} Spread
  */
 
@@ -103,7 +105,7 @@ export function writeReport(file, result) {
  * @param {string} file
  * @param {string} text
  */
-function writeWhole(file, text) {
+export function writeWhole(file, text) {
   let beside;
   try {
     const target = targetOf(file);
@@ -172,8 +174,51 @@ export function render(result) {
     ...result.pods.slice(0, SHOWN_PODS).flatMap((pod) => renderPod(pod, result)),
     ...morePods > 0 ? ["", `${count(morePods, "more pod")}: see --json`] : [],
     ...result.findings.map(({ name, text }) => `\n${kleur.yellow(printable(name))}  ${printable(text)}`),
+    ...foretold(result).map((line) => `\n${printable(line)}`),
     "",
     paint(kleur.bold(printable(result.summary))),
+    "",
+  ].join("\n");
+}
+
+/**
+ * What the check before the drill foretold, and what came of it; a result of an older version has none.
+ * @param {Result} result
+ * @returns {string[]}
+ */
+function foretold({ predictions = [], unseen = [] }) {
+  return [
+    ...predictions.map(({ foretells, came, field, value, fix }) => {
+      const outcome = came > 0 ? `came ×${grouped(came)}` : "did not come";
+      return `foretold ${foretells.join(" or ")}: ${outcome} (${field} is ${value} → ${fix})`;
+    }),
+    ...unseen.map((message) => `foretold nothing of what could not be looked at: ${message}`),
+  ];
+}
+
+/**
+ * What a check foretold, for people; its summary is the last line.
+ * @param {CheckResult} checked
+ * @returns {string}
+ */
+export function renderCheck({ summary, verdict, inspections }) {
+  const paint = verdict === "PASS" ? kleur.green : kleur.red;
+  return [
+    ...inspections.flatMap(({ target, predictions, notes }) => [
+      "",
+      kleur.bold(printable(target)),
+      ...predictions.flatMap(({ foretells, certain, field, value, text, fix }) => [
+        "",
+        `  ${kleur.yellow(foretells.join(", "))}  ${certain ? "certain" : "possible"}`,
+        printable(`    ${field}: ${value}`),
+        printable(`    ${text}`),
+        printable(`    → ${fix}`),
+      ]),
+      "",
+      ...notes.map((note) => printable(`  ${note}`)),
+    ]),
+    "",
+    paint(kleur.bold(printable(summary))),
     "",
   ].join("\n");
 }
@@ -510,8 +555,9 @@ export function timeline(pod, { handovers, disruption }) {
  * @param {NonNullable<Result["disruption"]>} disruption
  * @returns {string}
  */
-function describe({ kind, pod, atMs }) {
-  return `${kind}${pod === null ? "" : ` of ${pod}`}, ${duration(atMs)} after the start`;
+function describe({ kind, pod, node, atMs }) {
+  const whose = pod ?? (node === undefined ? null : `node ${node}`);
+  return `${kind}${whose === null ? "" : ` of ${whose}`}, ${duration(atMs)} after the start`;
 }
 
 // ---- Page
@@ -605,6 +651,7 @@ export function pageData(result, running = false) {
     ...result,
     running,
     handovers: [...failed, ...others].slice(0, SHOWN_HANDOVERS),
+    foretold: foretold(result),
     rows: {
       servers: [...servers.keys()],
       symptoms: [...symptoms.keys()],
@@ -631,7 +678,9 @@ export function pageData(result, running = false) {
  */
 export function renderJunit(result) {
   const runFailed = result.verdict === "FAIL" && result.counts.failed === 0;
-  const outcome = runFailed ? failure("FAIL", result.summary, result.summary) : "";
+  const lines = foretold(result).map(escaped).join("&#10;");
+  const outcome = (runFailed ? failure("FAIL", result.summary, result.summary) : "") +
+    (lines === "" ? "" : `<system-out>${lines}</system-out>`);
   const runCase = testCase("run", "verdict", result.durationMs, outcome);
   const { handovers } = result;
   const paths = result.paths ?? [];
@@ -770,6 +819,7 @@ export function renderMarkdown(result) {
     ...result.findings.length > 0
       ? ["", ...result.findings.map(({ name, text }) => `- ${word(name)}: ${code(text)}`)]
       : [],
+    ...foretold(result).map((line, index) => `${index === 0 ? "\n" : ""}- ${code(line)}`),
     ...markdownPaths(result.paths ?? []),
     ...shown.length > 0
       ? [
@@ -1531,6 +1581,8 @@ const isCauses = (value) =>
   typeof value === "object" && value !== null &&
   Object.values(value).every((entry) => problemOf(entry, { count: "number", evidence: "string" }, "it") === undefined);
 /** @type {Shape} */
+const PREDICTION = { foretells: ["string"], came: "number", field: "string", value: "string", fix: "string" };
+/** @type {Shape} */
 const PATH = {
   name: "string",
   urls: ["string"],
@@ -1576,6 +1628,8 @@ const RESULT = {
     value === null || problemOf(value, { kind: "string", pod: "string?", atMs: "number" }, "it") === undefined,
   pods: [{ name: "string", moments: [{ atMs: "number", kind: "string", text: "string" }] }],
   findings: [{ name: "string", text: "string" }],
+  predictions: optional([PREDICTION]),
+  unseen: optional(["string"]),
   settings: { expect: ["string"] },
   handovers: [{
     slot: "number",

@@ -13,7 +13,15 @@ import process from "node:process";
 import type { Readable, Writable } from "node:stream";
 import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
-import { decode, encode, type Frame, type KubernetesObject, type Stream, SUBPROTOCOL } from "../protocol.ts";
+import {
+  decode,
+  encode,
+  type Frame,
+  type KubernetesObject,
+  type Stream,
+  SUBPROTOCOL,
+  type WorkloadObject,
+} from "../protocol.ts";
 import type { Result } from "../client.ts";
 
 const delay = monitorEventLoopDelay();
@@ -343,6 +351,8 @@ export async function startCluster(
     flags?: string[];
     /** The API server's word instead of its usual one; it waits for a promise. */
     answer?: (request: ApiRequest) => Answer | Promise<Answer>;
+    /** The workload that the pods are of. */
+    target?: string;
     /** Called for every connection to the Service, counted from 0; a connection waits for a promise. */
     admit?: (index: number) => void | Promise<void>;
   } = {},
@@ -364,7 +374,41 @@ export async function startCluster(
     for (const item of list?.items ?? []) lists[stream!].set(item.metadata.uid, item);
   }
   const victim = lines.find(({ command }) => command !== undefined)!.pod!;
-  const deployment = { spec: { replicas: 2, paused: false } };
+  const [kind, name] = (options.target ?? "deployment/server-deployment").split("/") as [string, string];
+  const isOurs = ({ metadata: { name: pod } }: KubernetesObject) => pod.startsWith(`${name}-`);
+  const before = new Set([...lists.pods.values()].filter(isOurs).map(({ metadata }) => metadata.uid));
+  const template = structuredClone([...lists.pods.values()].find(isOurs)!);
+  const deployment = {
+    metadata: { name, generation: 1 },
+    spec: {
+      replicas: 2,
+      paused: false,
+      selector: { matchLabels: { app: "server" } },
+      template: { metadata: { labels: { app: "server" } }, spec: template.spec! },
+    } as WorkloadObject["spec"] & { replicas: number },
+  };
+  /** What stands beside the pods. */
+  const objects: Record<string, unknown[]> = { services: [], poddisruptionbudgets: [] };
+  const nodes = new Map<string, { spec: { unschedulable?: boolean } }>();
+  /** The workload as its controller has it, which sees every change at once. */
+  function workload(): WorkloadObject {
+    const { generation } = deployment.metadata;
+    const living = [...lists.pods.values()].filter(isOurs)
+      .filter(({ metadata }) => metadata.deletionTimestamp === undefined);
+    const updated = generation === 1 ? living : living.filter(({ metadata }) => !before.has(metadata.uid));
+    const ready = living.filter(({ status }) =>
+      status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True")
+    );
+    const revision = updated.length === living.length ? "new" : "old";
+    const status = {
+      observedGeneration: generation,
+      ...{ replicas: living.length, updatedReplicas: updated.length },
+      ...{ readyReplicas: ready.length, availableReplicas: ready.length, numberAvailable: ready.length },
+      ...{ currentRevision: revision, updateRevision: "new" },
+      ...{ desiredNumberScheduled: deployment.spec.replicas, updatedNumberScheduled: updated.length },
+    };
+    return { ...deployment, status } as WorkloadObject;
+  }
   const requests: ApiRequest[] = [];
   const watches = new Set<{ stream: Stream; response: ServerResponse }>();
   const timers = new Set<NodeJS.Timeout>();
@@ -518,18 +562,20 @@ export async function startCluster(
   }
   /** Undefined for a watch. */
   function usualAnswer({ method, path, query, body }: ApiRequest): Answer {
-    const [resource, name, subresource] = path.split("/").slice(path.split("/").indexOf("rec") + 1);
+    if (path.startsWith("/api/v1/nodes/")) return answerNode(path.split("/").at(-1)!, body as never);
+    const [resource, asked, subresource] = path.split("/").slice(path.split("/").indexOf("rec") + 1);
     if (method === "GET" && query.has("watch")) return undefined;
-    if (method === "GET" && name === undefined) {
-      const items = [...lists[resource as Stream].values()];
+    if (method === "GET" && asked === undefined) {
+      const items = objects[resource!] ?? [...lists[resource as Stream].values()];
       return { status: 200, body: { metadata: { resourceVersion: version() }, items } };
     }
-    if (resource === "deployments" && name !== "server-deployment") {
-      return status(404, `deployments.apps "${name}" not found`);
+    if (resource!.endsWith("s") && resource !== "pods" && !(resource === `${kind}s` && asked === name)) {
+      return status(404, `${resource}.apps "${asked}" not found`);
     }
-    if (method === "GET") return { status: 200, body: deployment };
-    const known = [...lists.pods.values()].find(({ metadata }) => metadata.name === name);
-    if (resource === "pods" && known === undefined) return status(404, `pods "${name}" not found`);
+    if (method === "GET") return { status: 200, body: workload() };
+    const known = [...lists.pods.values()].find(({ metadata }) => metadata.name === asked);
+    if (resource === "pods" && known === undefined) return status(404, `pods "${asked}" not found`);
+    if (resource === `${kind}s` && subresource === undefined) deployment.metadata.generation++;
     if (resource === "pods" && method === "PATCH") annotate(known!, body as KubernetesObject);
     else if (subresource === "scale") {
       const [test, replace] = body as { value: number }[];
@@ -539,6 +585,13 @@ export async function startCluster(
     // All but notes on a pod: a delete, an eviction, a restart, a scale.
     if (resource !== "pods" || method !== "PATCH") play();
     return { status: 200, body: { kind: "Status", status: "Success" } };
+  }
+  function answerNode(name: string, patch: { spec: { unschedulable: boolean | null } } | undefined): Answer {
+    const node = nodes.get(name) ?? { spec: {} };
+    if (patch?.spec.unschedulable === null) delete node.spec.unschedulable;
+    else if (patch !== undefined) node.spec.unschedulable = patch.spec.unschedulable;
+    nodes.set(name, node);
+    return { status: 200, body: node };
   }
   /** A merge patch of a pod's annotations: null takes one away. */
   function annotate(pod: KubernetesObject, { metadata: { annotations } }: KubernetesObject): void {
@@ -565,6 +618,8 @@ export async function startCluster(
     pod,
     state,
     deployment,
+    objects,
+    nodes,
     lists,
     requests,
     watches,
