@@ -2835,13 +2835,12 @@ export const INSPECTIONS: readonly {
     rule: "liveness-like-readiness",
     foretells: ["LIVENESS_KILLED"],
     meaning: "liveness asks what readiness asks: what only turns connections away in a drain also kills",
-    find: ({ main: { livenessProbe: liveness, readinessProbe: readiness }, place }) => {
-      if (liveness === undefined || readiness === undefined || questionOf(liveness) !== questionOf(readiness)) {
-        return [];
-      }
+    find: ({ main: { livenessProbe: liveness, readinessProbe: readiness, ports = [] }, place }) => {
+      const asked = questionOf(liveness, ports);
+      if (asked === undefined || asked !== questionOf(readiness, ports)) return [];
       return [{
         field: `${place}.livenessProbe`,
-        value: questionOf(liveness)!,
+        value: asked,
         fix: "a path of its own, which succeeds as long as the process works, also in a drain",
         text: "once it stops being ready, by a drain of its own or under load, kubelet restarts it",
       }];
@@ -2974,7 +2973,7 @@ export function inspect(workload: Workload, unseen: string[] = []): Inspection {
   const predictions = INSPECTIONS.flatMap(({ rule, foretells, find }) =>
     find(view).map(({ certain = false, ...hit }) => ({ rule, foretells, certain, ...hit }))
   );
-  const { graceS, hook, own, slices } = view;
+  const { graceS, hook } = view;
   const preStop = hook === null ? "no preStop" : `preStop is ${hook.text}`;
   const leftS = hook !== null && hook.ms === null
     ? "less than " + graceS
@@ -2984,8 +2983,6 @@ export function inspect(workload: Workload, unseen: string[] = []): Inspection {
     predictions,
     notes: [
       `left for the drain: ${hook !== null && hook.ms === null ? "" : "at most "}${leftS}s of ${graceS}s, ${preStop}`,
-      ...own === undefined ? ["no budget was looked at"] : [],
-      ...slices === undefined ? ["no endpoints were looked at"] : [],
     ],
     unseen,
   };
@@ -3035,8 +3032,10 @@ function knownDrainS({ main, configMaps = [] }: View): number | undefined {
 }
 
 /** What a probe asks, in words; undefined where it is no HTTP question. */
-function questionOf({ httpGet }: ProbeSpec): string | undefined {
-  return httpGet === undefined ? undefined : `httpGet ${httpGet.path ?? "/"} on ${httpGet.port}`;
+function questionOf(probe: ProbeSpec | undefined, ports: NonNullable<ContainerSpec["ports"]>): string | undefined {
+  if (probe?.httpGet === undefined) return undefined;
+  const { path = "/", port } = probe.httpGet;
+  return `httpGet ${path} on ${ports.find(({ name }) => name === port)?.containerPort ?? port}`;
 }
 
 function findUnavailable({ kind }: Target, spec: WorkloadObject["spec"], wanted: number | undefined): Hit[] {
@@ -3250,8 +3249,10 @@ export function parseObjects(text: string): FileObject[] {
     } catch {
       const [line = ""] = document.trim().split("\n");
       const hint = /^(---|apiVersion:|kind:|#)/.test(line)
-        ? "it is YAML: kubectl label --local -o json -f - checked=yes makes JSON of it"
-        : `'${line.slice(0, 40)}' is no JSON`;
+        ? "of this YAML `kubectl label --local --dry-run=client -o json -f - checked=yes` makes some"
+        : line === ""
+        ? "nothing came"
+        : `'${printable(line.slice(0, 40))}' is none`;
       throw new UserError(`--check reads objects as JSON: ${hint}`);
     }
   });
@@ -3264,7 +3265,7 @@ export function parseObjects(text: string): FileObject[] {
     const problem = problemOf(object, OBJECT, "object") ??
       problemOf(object, SHAPES_OF[(object as FileObject).kind] ?? {}, "");
     if (problem === undefined) continue;
-    const { kind = "", metadata } = (object ?? {}) as Partial<FileObject>;
+    const { kind, metadata } = (object ?? {}) as Partial<FileObject>;
     const name = [kind, metadata?.name].filter(isText).join("/");
     throw new UserError(`--check cannot read ${printable(name) || "an object"}: ${printable(problem)}`);
   }
@@ -3571,13 +3572,13 @@ export function readSettings<T extends Table>(
   return values as Values<T>;
 }
 
-/** Joins a flag and a value that begins with a dash (`--report -.json`), which mri would take for a flag of its own. */
+/** Joins a flag and a value that begins with a dash (`--report -.json`, `--check -`), which mri would take for a flag of its own. */
 function joinValues(argv: readonly string[], flags: readonly string[]): string[] {
   const joined: string[] = [];
   for (const word of argv) {
     const before = joined.at(-1) ?? "";
     const takesIt = before.startsWith("--") && flags.includes(before.slice(2));
-    if (takesIt && /^-[^-]/.test(word)) joined.push(`${joined.pop()}=${word}`);
+    if (takesIt && /^-([^-]|$)/.test(word)) joined.push(`${joined.pop()}=${word}`);
     else joined.push(word);
   }
   return joined;
