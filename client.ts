@@ -2785,7 +2785,11 @@ export class Drill {
     const endMs = Math.min(ends[0]?.atMs ?? Infinity, deletedMs + pod.graceMs + END_LATE_MS);
     // Who does not say which pod it is may still be silent, and unnoticed.
     const patienceMs = holders().some(({ instance }) => instance === "") ? silenceTimeoutMs : 0;
-    const isHeld = holders().some(({ server, endedAt }) => endedAt === undefined && server === pod.name);
+    // What was opened later is on another pod: a StatefulSet gives it the same name.
+    const endAt = performance.now() + endMs - watch.nowMs;
+    const isHeld = holders().some(({ server, openedAt = 0, endedAt }) =>
+      endedAt === undefined && server === pod.name && openedAt <= endAt
+    );
     return watch.nowMs > endMs + patienceMs && !isHeld;
   }
 

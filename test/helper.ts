@@ -441,8 +441,8 @@ export async function startCluster(
     pods.delete(victim);
     void pod(victim);
   }
-  function signal(name: string, signal: NodeJS.Signals): void {
-    pods.get(name)?.then(({ child }) => child.kill(signal), () => {});
+  function signal(pod: Promise<Pod> | undefined, signal: NodeJS.Signals): void {
+    pod?.then(({ child }) => child.kill(signal), () => {});
   }
   /** Does to the pods what the recording tells of them, and tells it. */
   function play(): void {
@@ -459,9 +459,12 @@ export async function startCluster(
       if (deletionTimestamp === undefined || ending.has(name)) continue;
       ending.add(name);
       const preStop = object!.spec!.containers[0]!.lifecycle?.preStop?.sleep?.seconds ?? 0;
-      // Of a forced deletion's grace of 0 kubelet makes 2 s.
-      at(t + (grace === 0 ? 0 : preStop * 1000), () => signal(name, "SIGTERM"));
-      at(t + (grace || 2) * 1000, () => signal(name, "SIGKILL"));
+      at(t, () => {
+        const ended = pods.get(name); // another of this name may be there by then
+        // Of a forced deletion's grace of 0 kubelet makes 2 s.
+        at(grace === 0 ? 0 : preStop * 1000, () => signal(ended, "SIGTERM"));
+        at((grace || 2) * 1000, () => signal(ended, "SIGKILL"));
+      });
     }
   }
 
@@ -512,8 +515,10 @@ export async function startCluster(
 
   function publish(line: Recorded): void {
     const { stream, type, object } = line;
-    if (type === "DELETED") lists[stream!].delete(object!.metadata.uid);
-    else lists[stream!].set(object!.metadata.uid, object!);
+    if (type === "DELETED") {
+      lists[stream!].delete(object!.metadata.uid);
+      if (stream === "pods") pods.delete(object!.metadata.name); // a StatefulSet makes another of this name
+    } else lists[stream!].set(object!.metadata.uid, object!);
     past[stream!].push(line);
     for (const watch of watches) {
       if (watch.stream === stream) watch.response.write(`${JSON.stringify({ type, object })}\n`);

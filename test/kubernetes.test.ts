@@ -1622,7 +1622,7 @@ async function assertRefused(client: Program, complaint: RegExp): Promise<void> 
 
 /** Verb and resource of a request, as RBAC names them. */
 function rightOf({ method, path, query }: ApiRequest): string {
-  const [resource, name, subresource] = path.split("/").slice(path.split("/").indexOf("rec") + 1);
+  const [resource, name, subresource] = path.replace(/^.*\/rec\/|^\/api\/v1\/(?=nodes)/, "").split("/");
   const verbs: Record<string, string> = { DELETE: "delete", POST: "create", PATCH: "patch" };
   const verb = verbs[method] ?? (query.has("watch") ? "watch" : name === undefined ? "list" : "get");
   return `${verb} ${resource}${subresource === undefined ? "" : `/${subresource}`}`;
@@ -2191,6 +2191,314 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     });
     assert.deepEqual([code, cluster.deployment.spec.replicas], [0, 2]);
   });
+
+  // ---- StatefulSets and DaemonSets
+
+  /** The recorded scale-in, of a StatefulSet: the victim has the highest ordinal. */
+  function ofStatefulSet(name = "scale-in"): Recorded[] {
+    const victim = recording(name).find(({ command }) => command !== undefined)!.pod!;
+    const [other] = recording(name)[0]!.list!.items.map(({ metadata }) => metadata.name)
+      .filter((pod) => pod.startsWith("server-") && pod !== victim);
+    const text = JSON.stringify(recording(name)).replaceAll(victim, "shop-1").replaceAll(other!, "shop-0");
+    return JSON.parse(text);
+  }
+
+  it("(rollout) restarts a StatefulSet, and waits until its status says that it is over", async (t) => {
+    let left = 3;
+    const cluster = await startCluster(t, "statefulset-rollout", {
+      target: "statefulset/server-statefulset",
+      answer: (request) => {
+        if (rightOf(request) !== "get statefulsets" || !cluster.playing()) return undefined;
+        const answer = cluster.usualAnswer(request)!;
+        const { status } = answer.body as { status: { updatedReplicas: number; currentRevision: string } };
+        // The controller is behind the pods.
+        if (status.updatedReplicas === 2 && left-- > 0) status.currentRevision = "old";
+        return answer;
+      },
+    });
+    cluster.state.inTurn = true;
+    const client = startDrill(t, cluster, "rollout", "--target=sts/server-statefulset", "--sessions=4");
+    const { code, verdict, handovers, pods } = await endOf(client);
+    assert.deepEqual([code, verdict], [0, "PASS"], client.lines.join("\n"));
+    assert.deepEqual(pods.map(({ name }) => name), ["server-statefulset-1", "server-statefulset-0"]);
+    assert.ok(handovers.length >= 4);
+    assert.equal(left, -1);
+    assert.deepEqual(asked(cluster).map(([right, path]) => [right, path]), [
+      ["patch statefulsets", "/apis/apps/v1/namespaces/rec/statefulsets/server-statefulset"],
+    ]);
+    assertOrder(
+      client.lines,
+      / disruption +rollout statefulset\/server-statefulset$/,
+      / disruption +a StatefulSet rolls one pod after the other, from the highest ordinal down$/,
+      / disruption +waiting for the rollout: revision new to become the current one$/,
+    );
+  });
+
+  it("(scale-in) takes a StatefulSet's highest ordinal, wherever session 1 is, and gives it back", async (t) => {
+    const cluster = await startCluster(t, ofStatefulSet(), { target: "statefulset/shop" });
+    cluster.state.inTurn = true;
+    const client = startDrill(t, cluster, "scale-in", "--target=statefulset/shop", "--sessions=3");
+    const { code, verdict, disruption, handovers } = await endOf(client);
+    const path = "/apis/apps/v1/namespaces/rec/statefulsets/shop/scale";
+    const scaled = (from: number, to: number) => ["patch statefulsets/scale", path, scaleOf(from, to)[2], "json-patch"];
+    assert.deepEqual(asked(cluster), [scaled(2, 1), scaled(1, 2)], client.lines.join("\n"));
+    assert.deepEqual([code, verdict, disruption!.pod, cluster.deployment.spec.replicas], [0, "PASS", "shop-1", 2]);
+    assert.deepEqual([...new Set(handovers.map(({ from }) => from))], ["shop-1"]);
+  });
+
+  it("(scale-in) disturbs nothing where no session is on a StatefulSet's highest ordinal, and says what to do", async (t) => {
+    const cluster = await startCluster(t, ofStatefulSet(), { target: "statefulset/shop" });
+    cluster.state.pinned = "shop-0";
+    await assertRefused(
+      startDrill(t, cluster, "scale-in", "--target=statefulset/shop", "--sessions=2"),
+      /^Cannot judge a scale-in of statefulset\/shop: it takes shop-1, the highest ordinal, and of 2 sessions none is there: more --sessions$/,
+    );
+    assert.deepEqual(writesOf(cluster), []);
+  });
+
+  for (const disrupt of ["scale-in", "drain"]) {
+    it(`(${disrupt}) of a DaemonSet is refused in one line, and disturbs nothing`, async (t) => {
+      const cluster = await startCluster(t, "delete-graceful", { target: "daemonset/server-deployment" });
+      const complaint = /^Cannot (scale in|drain) daemonset\/server-deployment: .*: delete or watch$/;
+      await assertRefused(startDrill(t, cluster, disrupt, "--target=ds/server-deployment"), complaint);
+      assert.deepEqual(writesOf(cluster), []);
+    });
+  }
+
+  it("of a DaemonSet's pod judges as any other", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful", { target: "daemonset/server-deployment" });
+    assert.equal((await endOf(startDrill(t, cluster, "delete", "--target=ds/server-deployment"))).code, 0);
+  });
+
+  it("does without its target where a selector is given, and says that it did not look at it", async (t) => {
+    const flags = ["--target=deployment/other", "--target-selector=app=server"];
+    const { code, unseen, predictions } = await drill(t, "delete-graceful", "delete", flags);
+    assert.deepEqual([code, predictions, unseen.length], [0, [], 1]);
+    assert.match(unseen[0]!, /^Cannot get deployments in namespace rec: HTTP 404, /);
+  });
+
+  // ---- A node that is drained
+
+  /** The recorded eviction, with the other pods on another node. */
+  const twoNodes = (): Recorded[] =>
+    edited("evict", ({ metadata, spec }) => {
+      if (spec && metadata.name !== recordedVictim("evict")) spec.nodeName = "node-2";
+    });
+  const recordedVictim = (name: string) => recording(name).find(({ command }) => command !== undefined)!.pod!;
+  const cordon = (unschedulable: true | null) => [
+    "patch nodes",
+    "/api/v1/nodes/node-1",
+    { spec: { unschedulable } },
+    "merge-patch",
+  ];
+  const isCordoned = (cluster: Started) => cluster.nodes.get("node-1")?.spec.unschedulable ?? false;
+
+  it("(drain) cordons the node, evicts what is there, judges it, and uncordons", async (t) => {
+    const cluster = await startCluster(t, twoNodes());
+    const client = startDrill(t, cluster, "drain");
+    const { code, verdict, disruption, handovers } = await endOf(client);
+    assert.deepEqual([code, verdict], [0, "PASS"], client.lines.join("\n"));
+    assert.deepEqual({ ...disruption, atMs: 0 }, { kind: "drain", pod: null, atMs: 0, node: "node-1" });
+    assert.deepEqual([...new Set(handovers.map(({ from }) => from))], [cluster.victim]);
+    const { uid } = recording("evict")[0]!.list!.items.find(({ metadata }) =>
+      metadata.name === cluster.victim
+    )!.metadata;
+    assert.deepEqual(asked(cluster), [cordon(true), ...REQUESTS["evict"]!(cluster.victim, uid), cordon(null)]);
+    assert.equal(isCordoned(cluster), false);
+    assertOrder(
+      client.lines,
+      / disruption +node-1 is cordoned$/,
+      / pod .*: deleted/,
+      / handover /,
+      / node-1 is uncordoned$/,
+    );
+  });
+
+  it("(drain) evicts all of the target's pods on the node at once, and judges the sessions of all", async (t) => {
+    const cluster = await startCluster(t, "rollout-restart");
+    cluster.state.inTurn = true;
+    const { code, verdict, handovers } = await endOf(startDrill(t, cluster, "drain", "--sessions=4"));
+    assert.deepEqual([code, verdict], [0, "PASS"]);
+    const tries = writesOf(cluster).filter((request) => rightOf(request) === "create pods/eviction");
+    assert.equal(tries.length, 2);
+    assertBetween(tries[1]!.atMs - tries[0]!.atMs, 0, 500, "ms between the evictions");
+    assert.equal(new Set(handovers.map(({ pod }) => pod)).size, 2);
+  });
+
+  it("(drain) asks again where a budget forbids an eviction", async (t) => {
+    const answers = [refuse(429, "the pod's disruption budget", { "retry-after": "1" })];
+    const cluster = await startCluster(t, twoNodes(), {
+      answer: (request) => rightOf(request) === "create pods/eviction" ? answers.shift() : undefined,
+    });
+    assert.equal((await endOf(startDrill(t, cluster, "drain"))).code, 0);
+    const tries = writesOf(cluster).filter((request) => rightOf(request) === "create pods/eviction");
+    assertBetween(tries[1]!.atMs - tries[0]!.atMs, 990, 2500, "ms to the second try");
+    assert.equal(isCordoned(cluster), false);
+  });
+
+  it("(drain) leaves a node cordoned that was cordoned before", async (t) => {
+    const cluster = await startCluster(t, twoNodes());
+    cluster.nodes.set("node-1", { spec: { unschedulable: true } });
+    const client = startDrill(t, cluster, "drain");
+    assert.equal((await endOf(client)).code, 0);
+    assert.deepEqual([isCordoned(cluster), asked(cluster).map(([right]) => right)], [true, ["create pods/eviction"]]);
+    assert.ok(client.lines.some((line) => / disruption +node-1 is cordoned already, and stays so$/.test(line)));
+  });
+
+  for (
+    const [title, flags, isLate] of [
+      ["on SIGTERM", [], false],
+      ["at --timeout", ["--timeout=12000"], false],
+      ["also what the API has not confirmed yet when SIGTERM comes", [], true],
+    ] as const
+  ) {
+    it(`(drain) uncordons ${title}`, async (t) => {
+      const cluster = await startCluster(t, twoNodes(), {
+        answer: async (request) => {
+          if (rightOf(request) === "create pods/eviction") return refuse(429, "the pod's disruption budget");
+          if (!isLate || rightOf(request) !== "patch nodes" || client.child.killed) return undefined;
+          client.child.kill("SIGTERM");
+          await client.line(/ stopping /);
+          await new Promise((resolve) => setTimeout(resolve, 300)); // done later than it was given up
+          return undefined;
+        },
+      });
+      const client = startDrill(t, cluster, "drain", ...flags);
+      if (!isLate) await client.line(/ disruption .*HTTP 429/);
+      assert.equal(isCordoned(cluster), !isLate);
+      if (!isLate && flags.length === 0) client.child.kill("SIGTERM");
+      const { code, failure } = await endOf(client);
+      assert.equal(code, 1);
+      assert.match(failure!, /^drain is not over: waiting for the (eviction|drain)/);
+      assert.deepEqual([isCordoned(cluster), asked(cluster).at(-1)], [false, cordon(null)]);
+    });
+  }
+
+  for (const verb of ["get", "patch"]) {
+    it(`(drain) without the right to ${verb} nodes says what allows it, and disturbs nothing`, async (t) => {
+      const cluster = await startCluster(t, twoNodes(), {
+        answer: (request) => rightOf(request) === `${verb} nodes` ? refuse(403, "nodes is forbidden") : undefined,
+      });
+      const complaint =
+        `^Cannot ${verb} nodes: HTTP 403, nodes is forbidden: a drain needs what deploy/drill/drain allows$`;
+      await assertRefused(startDrill(t, cluster, "drain"), new RegExp(complaint));
+      assert.deepEqual(writesOf(cluster).map(rightOf), verb === "patch" ? ["patch nodes"] : []);
+      assert.equal(cluster.playing(), false);
+    });
+  }
+
+  it("(drain) fails where it cannot uncordon, and says so", async (t) => {
+    const cluster = await startCluster(t, twoNodes(), {
+      answer: (request) =>
+        rightOf(request) === "patch nodes" && JSON.stringify(request.body).includes("null")
+          ? refuse(500, "etcdserver: no leader")
+          : undefined,
+    });
+    const { code, failure } = await endOf(startDrill(t, cluster, "drain"));
+    const why = "the workload is not as it was: Cannot patch nodes: HTTP 500, etcdserver: no leader";
+    assert.deepEqual([code, failure], [1, why]);
+  });
+
+  it("(drain) ends with a verdict where no other node takes what replaces the pods: there was nowhere to go", async (t) => {
+    const victim = recordedVictim("evict");
+    const { uid } = recording("evict")[0]!.list!.items.find(({ metadata }) => metadata.name === victim)!.metadata;
+    const isStranger = ({ metadata: { name } }: KubernetesObject) => name.startsWith("server-") && name !== victim;
+    const lines = edited("evict", (object) => {
+      object.endpoints = object.endpoints?.filter(({ targetRef }) => targetRef?.uid === uid) ?? null;
+      if (!isStranger(object) || object.status === undefined) return;
+      delete object.spec!.nodeName;
+      object.status = {
+        phase: "Pending",
+        conditions: [{ type: "PodScheduled", status: "False", reason: "Unschedulable" }],
+      };
+    });
+    // What is there before is the victim alone.
+    for (const { list, stream } of lines) {
+      if (list && stream === "pods") list.items = list.items.filter((pod) => !isStranger(pod));
+    }
+    const cluster = await startCluster(t, lines);
+    const client = startDrill(t, cluster, "drain", "--max-reconnect=1000", "--timeout=0");
+    const { code, symptoms, handover } = await endOf(client);
+    assert.deepEqual(
+      [code, Object.keys(symptoms), handover.cause],
+      [1, ["SLOW_RECONNECT"], "NO_READY_PEER"],
+      client.lines.join("\n"),
+    );
+    assert.equal(isCordoned(cluster), false);
+    assert.ok(
+      client.lines.some((line) => / disruption +going on: no node takes the pods that sessions wait for$/.test(line)),
+    );
+  });
+
+  // ---- The check before a drill, and the check alone
+
+  const mended = (cluster: Started) => {
+    cluster.objects["poddisruptionbudgets"] = [{
+      metadata: { name: "server-budget" },
+      spec: { maxUnavailable: 1, selector: { matchLabels: { app: "server" } } },
+    }];
+    const { spec } = cluster.deployment.spec.template;
+    spec.terminationGracePeriodSeconds = 60;
+    return cluster;
+  };
+
+  it("foretells first, and says beside it what came", async (t) => {
+    const cluster = await startCluster(t, "delete-sigterm-ignored", { flags: ["--fault=slow-drain"] });
+    const client = startDrill(t, cluster, "delete");
+    const { predictions, unseen } = await endOf(client);
+    assert.deepEqual(predictions.map(({ rule, field, value, came }) => [rule, field, value, came]), [
+      ["grace-too-short", "spec.template.spec.terminationGracePeriodSeconds", "8", 1],
+      ["no-budget", "PodDisruptionBudget", "none selects these pods", 0],
+    ]);
+    assert.deepEqual(unseen, []);
+    assertOrder(
+      client.lines,
+      / foretold +SIGKILL_AT_GRACE: spec\.template\.spec\.terminationGracePeriodSeconds is 8; at most 6s left for the drain: preStop takes 2s$/,
+      / disruption +delete /,
+    );
+  });
+
+  it("foretells what it can where it may not look at all, and begins all the same", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful", {
+      answer: (request) =>
+        rightOf(request) === "list poddisruptionbudgets" ? refuse(403, "they are forbidden") : undefined,
+    });
+    const { code, predictions, unseen } = await endOf(startDrill(t, cluster, "delete"));
+    assert.deepEqual([code, predictions.map(({ rule }) => rule)], [0, ["grace-too-short"]]);
+    assert.deepEqual(unseen, ["Cannot list poddisruptionbudgets in namespace rec: HTTP 403, they are forbidden"]);
+  });
+
+  it("(check) only looks: no session, no change; exit 1 where something is foretold", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful", { admit: () => assert.fail("a session") });
+    const client = startDrill(t, cluster, "check");
+    const { code } = await client.exited;
+    const { inspections: [inspection], summary } = JSON.parse(client.stdout());
+    assert.deepEqual([code, client.lines], [1, []]);
+    assert.equal(summary, "FAIL  deployment/server-deployment: 2 foretold: SIGKILL_AT_GRACE, NO_READY_PEER");
+    assert.equal(inspection.target, "deployment/server-deployment");
+    assert.deepEqual(cluster.requests.map(rightOf).sort(), [
+      ...["get deployments", "list endpointslices", "list events", "list poddisruptionbudgets"],
+      ...["list pods", "list services"],
+    ]);
+  });
+
+  it("(check) says that nothing is foretold, and exits with 0", async (t) => {
+    const cluster = mended(await startCluster(t, "delete-graceful"));
+    const client = startDrill(t, cluster, "check");
+    const { code } = await client.exited;
+    assert.equal(JSON.parse(client.stdout()).summary, "PASS  deployment/server-deployment: nothing is foretold");
+    assert.deepEqual([code, client.lines], [0, []]);
+  });
+
+  for (const right of ["get deployments", "list services", "list pods", "list events"]) {
+    it(`(check) without the right to ${right} says so in one line, and exits with 2`, async (t) => {
+      const cluster = await startCluster(t, "delete-graceful", {
+        answer: (request) => rightOf(request) === right ? refuse(403, "forbidden") : undefined,
+      });
+      const complaint = new RegExp(`^Cannot ${right} in namespace rec: HTTP 403, forbidden$`);
+      await assertRefused(startDrill(t, cluster, "check"), complaint);
+    });
+  }
 
   // ---- An API server that is slow, that errs, that forgets
 
