@@ -22,7 +22,7 @@ import type { PodDisruptionBudget } from "kubernetes-types/policy/v1.js";
 import type { ClusterRole, ClusterRoleBinding, Role, RoleBinding } from "kubernetes-types/rbac/v1.js";
 import { parse, parseAllDocuments } from "yaml";
 import { DISRUPTIONS, SETTINGS as CLIENT } from "../client.ts";
-import { parseTarget, readSettings } from "../protocol.ts";
+import { inspect, parseTarget, readSettings, workloadsIn } from "../protocol.ts";
 import { SETTINGS as SERVER } from "../server.ts";
 import type { Certificate, Issuer, PodMonitor, PrometheusRule } from "./fixtures/custom-resources.ts";
 import { connect, run, startServer } from "./helper.ts";
@@ -47,6 +47,7 @@ const skipMake = skip || !works("make", "--version") && "make runs the drill, an
 const FOLDERS = [
   "deploy",
   "deploy/drill",
+  "deploy/drill/drain",
   "deploy/components/load/job",
   "deploy/components/logging/filebeat",
   ...readdirSync("environments").map((name) => `environments/${name}`),
@@ -195,6 +196,7 @@ function broken(rendered: Rendered, namespace = "k8s-graceful-shutdown-test"): s
   const has = (wanted: string) => rendered.all.some(({ kind }) => kind === wanted);
   if (has("DaemonSet")) expectFilebeat(rendered, expect);
   else if (has("Deployment")) expectDeployments(rendered, expect);
+  else if (has("ClusterRole")) expectDrain(rendered, namespace, expect);
   else if (rendered.all.some(({ metadata }) => metadata.name === "load")) {
     expectObjects(rendered, namespace, expect);
     expectLoad(rendered, expect);
@@ -298,6 +300,11 @@ function expectDeployments(rendered: Rendered, expect: Expect): void {
   const namespace = find("Namespace").metadata.name;
   expectObjects(rendered, namespace, expect);
   const service = find<Service & Manifest>("Service", "server-service").spec!;
+  for (const workload of workloadsIn(all, undefined, ["server-service"])) {
+    for (const { foretells, field, value } of inspect(workload).predictions) {
+      expect(false, `${workload.target.name}: foretold ${foretells.join()}, ${field} is ${value}`);
+    }
+  }
   const { TLS_CERT = "", TOKEN_FILE = "", LOG_FORMAT } = find<ConfigMap & Manifest>("ConfigMap", "server-settings")
     .data!;
   const scheme = TLS_CERT === "" ? "ws" : "wss";
@@ -564,6 +571,24 @@ function expectDrill(rendered: Rendered, namespace: string, expect: Expect): voi
     subject?.kind === "ServiceAccount" && subject.name === account.metadata.name && subject.namespace === namespace &&
       others.length === 0,
     "drill: the binding names the service account",
+  );
+}
+
+/** What a drain may do besides: cordon a node, and nothing else. */
+function expectDrain(rendered: Rendered, namespace: string, expect: Expect): void {
+  expectObjects(rendered, namespace, expect);
+  const { rules } = rendered.find<ClusterRole & Manifest>("ClusterRole");
+  expect(
+    JSON.stringify(rules) === '[{"apiGroups":[""],"resources":["nodes"],"verbs":["get","patch"]}]',
+    "drain: only nodes",
+  );
+  const { roleRef, subjects } = rendered.find<ClusterRoleBinding & Manifest>("ClusterRoleBinding");
+  const [subject, ...others] = subjects ?? [];
+  const account = render("deploy/drill").find("ServiceAccount", "drill").metadata;
+  expect(roleRef.kind === "ClusterRole" && roleRef.name === "drill-drain", "drain: the binding names the ClusterRole");
+  expect(
+    subject?.name === account.name && subject.namespace === account.namespace && others.length === 0,
+    "drain: the binding names the drill's service account",
   );
 }
 
