@@ -2681,17 +2681,15 @@ const SHELLS = /^(\/(usr\/)?bin\/)?(sh|bash|ash|dash|sleep|kill|curl|wget|cat|te
 const WRAPPERS = /^(\S*\/)?(npm|npx|yarn|pnpm|bun)$/;
 const PROXIES = /istio-proxy|proxyv2|envoy|linkerd|haproxy|nginx|traefik|oauth2-proxy|cloud-?sql-proxy|caddy/;
 
-/** Every rule: what it looks at, what it foretells, and how it finds it. The table of docs/kubernetes.md says the same. */
+/** Every rule: what it foretells, and how it finds that. The table of docs/kubernetes.md says what each looks at. */
 export const INSPECTIONS: readonly {
   rule: string;
   foretells: readonly (Cause | Symptom | "RECONNECT_STORM" | "UNEVEN")[];
-  meaning: string;
   find: (view: View) => Hit[];
 }[] = [
   {
     rule: "grace-zero",
     foretells: ["FORCE_DELETED"],
-    meaning: "a grace of 0: every deletion is a forced one",
     find: ({ graceS }) =>
       graceS > 0 ? [] : [{
         field: `${TEMPLATE}.terminationGracePeriodSeconds`,
@@ -2704,7 +2702,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "grace-too-short",
     foretells: ["SIGKILL_AT_GRACE"],
-    meaning: "preStop and drain need more than the grace; where the drain's length is not known: what is left for it",
     find: (view) => {
       const { graceS, hook } = view;
       if (graceS === 0 || (hook !== null && hook.ms === null)) return [];
@@ -2729,7 +2726,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "prestop-missing",
     foretells: ["ENDPOINT_RACE"],
-    meaning: "no preStop that waits: SIGTERM comes before the endpoint's removal has reached every node",
     find: ({ hook, place }) => {
       if (hook !== null && (hook.ms === null || hook.ms >= LEAST_PRESTOP_MS)) return [];
       return [{
@@ -2744,7 +2740,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "prestop-without-shell",
     foretells: ["PRESTOP_FAILED"],
-    meaning: "an exec hook in an image that has no shell, by the image's name, or one that has failed already",
     find: ({ hook, main, place, events = [], pods = [] }) => {
       if (hook?.kind !== "exec") return [];
       const uids = pods.map(({ metadata }) => metadata.uid);
@@ -2766,7 +2761,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "one-replica",
     foretells: ["NO_READY_PEER"],
-    meaning: "one pod alone: its sessions have nowhere to go until another is ready",
     find: ({ target: { kind }, object: { spec }, wanted }) => {
       if (kind === "daemonset" || wanted === undefined || wanted > 1) return [];
       return [{
@@ -2783,13 +2777,11 @@ export const INSPECTIONS: readonly {
   {
     rule: "rollout-without-peer",
     foretells: ["NO_READY_PEER", "RECONNECT_STORM"],
-    meaning: "Recreate, or a maxUnavailable that leaves none or one of the pods in a rollout",
     find: ({ target, object: { spec }, wanted }) => findUnavailable(target, spec, wanted),
   },
   {
     rule: "no-budget",
     foretells: ["NO_READY_PEER"],
-    meaning: "no PodDisruptionBudget: a node's drain may take all pods at once",
     find: ({ target: { kind }, wanted, own }) => {
       if (own === undefined || own.length > 0 || kind === "daemonset" || wanted === 0) return [];
       return [{
@@ -2803,14 +2795,11 @@ export const INSPECTIONS: readonly {
   {
     rule: "budget-allows-nothing",
     foretells: ["FORCE_DELETED"],
-    meaning:
-      "a PodDisruptionBudget that never allows an eviction, or two of them: who must empty the node ends up forcing",
     find: ({ own = [], wanted }) => findForbidden(own, wanted),
   },
   {
     rule: "no-readiness",
     foretells: ["NO_READY_PEER", "SLOW_RECONNECT"],
-    meaning: "no readiness probe: a pod gets connections before it listens",
     find: ({ main, place }) =>
       main.readinessProbe !== undefined ? [] : [{
         field: `${place}.readinessProbe`,
@@ -2822,7 +2811,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "readiness-exec",
     foretells: ["NO_READY_PEER"],
-    meaning: "readiness by exec: a process for each look, which a busy node is late with",
     find: ({ main: { readinessProbe }, place }) =>
       readinessProbe?.exec === undefined ? [] : [{
         field: `${place}.readinessProbe.exec.command`,
@@ -2834,7 +2822,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "liveness-like-readiness",
     foretells: ["LIVENESS_KILLED"],
-    meaning: "liveness asks what readiness asks: what only turns connections away in a drain also kills",
     find: ({ main: { livenessProbe: liveness, readinessProbe: readiness, ports = [] }, place }) => {
       const asked = questionOf(liveness, ports);
       if (asked === undefined || asked !== questionOf(readiness, ports)) return [];
@@ -2849,7 +2836,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "sidecar-ends-first",
     foretells: ["SIDECAR_ENDED"],
-    meaning: "a proxy, or another container with ports, beside the application: it gets SIGTERM at the same time",
     find: (view) =>
       sidecarsOf(view).map(({ container, field }) => ({
         field,
@@ -2861,7 +2847,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "pid-1-swallows",
     foretells: ["SIGTERM_IGNORED"],
-    meaning: "npm, yarn, pnpm or a shell as PID 1: SIGTERM need not reach the application",
     find: ({ main, pod, place }) => {
       const words = [...main.command ?? [], ...main.args ?? []];
       const field = `${place}.${main.command === undefined ? "args" : "command"}`;
@@ -2886,8 +2871,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "session-affinity",
     foretells: ["ENDPOINT_RACE", "SAME_SERVER", "UNEVEN"],
-    meaning:
-      "a Service with session affinity: who comes back is sent to the pod that it left, as long as that is known",
     find: ({ leading }) =>
       leading.filter(({ spec }) => spec?.sessionAffinity === "ClientIP").map(({ metadata: { name } }) => ({
         field: `service/${name} spec.sessionAffinity`,
@@ -2899,7 +2882,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "evicted-first",
     foretells: ["EVICTED"],
-    meaning: "no memory requested: the first to go when its node runs short",
     find: ({ main: { resources = {} }, place }) => {
       const { requests = {}, limits = {} } = resources;
       if (quantity(requests["memory"] ?? limits.memory ?? 0) > 0) return [];
@@ -2915,19 +2897,16 @@ export const INSPECTIONS: readonly {
   {
     rule: "service-leads-elsewhere",
     foretells: ["NO_READY_PEER"],
-    meaning: "no Service selects the pods, the one that is dialled selects others, or it has no ready endpoint",
     find: (view) => findLostServices(view),
   },
   {
     rule: "target-port",
     foretells: ["NO_READY_PEER"],
-    meaning: "a Service's targetPort that no container has",
     find: ({ leading, pod }) => findLostPorts(leading, pod),
   },
   {
     rule: "publishes-not-ready",
     foretells: ["ENDPOINT_RACE"],
-    meaning: "publishNotReadyAddresses: the Service also leads to pods that start or end",
     find: ({ leading }) =>
       leading.filter(({ spec }) => spec?.publishNotReadyAddresses).map(({ metadata: { name } }) => ({
         field: `service/${name} spec.publishNotReadyAddresses`,
@@ -2939,8 +2918,6 @@ export const INSPECTIONS: readonly {
   {
     rule: "autoscaler",
     foretells: ["GRACE_SHORTENED", "NO_READY_PEER"],
-    meaning:
-      "the cluster autoscaler may take the node: it leaves 600 s at most, and with safe-to-evict no budget stands for the pod",
     find: ({ annotations, graceS, own }) => {
       const safe = annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"];
       const place = 'spec.template.metadata.annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"]';
