@@ -3,8 +3,8 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { SETTINGS as CLIENT } from "../client.ts";
-import { ACTIONS, CAUSES, REMEDIES } from "../protocol.ts";
+import { DISRUPTIONS, SETTINGS as CLIENT } from "../client.ts";
+import { ACTIONS, CAUSES, INSPECTIONS, REMEDIES } from "../protocol.ts";
 import { FAULTS, SETTINGS as SERVER } from "../server.ts";
 import { run, startClient, startServer } from "./helper.ts";
 
@@ -67,6 +67,16 @@ test("docs/verdict.md says of every cause what it means, and how to see it by ha
     [, name],
   ) => name);
   assert.deepEqual(said, Object.keys(CAUSES));
+});
+
+test("docs/kubernetes.md lists every rule of the check, with what it foretells", () => {
+  const rows = tableAfter("\n## The check\n").map(([rule, foretells]) => [rule, foretells]);
+  assert.deepEqual(rows, INSPECTIONS.map(({ rule, foretells }) => [rule, foretells.join(", ")]));
+});
+
+test("docs/kubernetes.md lists every disruption", () => {
+  const rows = tableAfter("| `DISRUPT` | what the drill does |").map(([name]) => name);
+  assert.deepEqual([...rows, "none"].sort(), [...DISRUPTIONS].sort());
 });
 
 test("docs/verdict.md lists every fault", () => {

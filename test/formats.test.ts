@@ -14,7 +14,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { test, type TestContext } from "node:test";
 import type { Result } from "../client.ts";
-import { compare, render, renderJunit, renderMarkdown, writeReport } from "../report.mjs";
+import { compare, pageData, render, renderJunit, renderMarkdown, writeReport } from "../report.mjs";
 import { run, startClient, startServer } from "./helper.ts";
 
 const HOSTILE = `<script>alert("1")</script>|\`&']]>\u0007\u202e`;
@@ -41,9 +41,14 @@ const JUNIT: Record<string, { attributes: string[]; required: string[]; children
     required: ["name", "tests", "failures", "errors"],
     children: ["testcase"],
   },
-  testcase: { attributes: ["name", "classname", "time"], required: ["name"], children: ["failure", "skipped"] },
+  testcase: {
+    attributes: ["name", "classname", "time"],
+    required: ["name"],
+    children: ["failure", "skipped", "system-out"],
+  },
   failure: { attributes: ["type", "message"], required: [], children: [] },
   skipped: { attributes: ["message"], required: [], children: [] },
+  "system-out": { attributes: [], required: [], children: [] },
 };
 
 /** Reads XML strictly; throws where it is not well-formed, or not JUnit's. Returns every element. */
@@ -58,7 +63,9 @@ function readJunit(xml: string) {
   const body = xml.replace(/^<\?xml version="1\.0" encoding="UTF-8"\?>\n/, "");
   assert.notEqual(body, xml, "it begins with the XML declaration");
   for (
-    const [, end, name = "", list = "", empty, text] of body.matchAll(/<(\/?)(\w+)((?: \w+="[^"]*")*)(\/?)>|([^<]+)/g)
+    const [, end, name = "", list = "", empty, text] of body.matchAll(
+      /<(\/?)([\w-]+)((?: \w+="[^"]*")*)(\/?)>|([^<]+)/g,
+    )
   ) {
     if (text !== undefined) {
       if (open.length > 0) open.at(-1)!.text += unescape(text);
@@ -131,6 +138,62 @@ test("JUnit fails the run when too few handovers happened, and skips what was on
     1,
     "FAIL  1 of 2 handovers happened",
   ]);
+});
+
+/** What a check foretold, and what came of it. */
+const FORETOLD = {
+  predictions: [
+    {
+      ...{ rule: "prestop-missing", foretells: ["ENDPOINT_RACE"], certain: false, came: 3 },
+      ...{ field: "spec.preStop", value: "none", fix: "sleep: { seconds: 5 }", text: "new connections still come" },
+    },
+    {
+      ...{ rule: "no-budget", foretells: ["NO_READY_PEER", "EVICTED"], certain: true, came: 0 },
+      ...{ field: "PodDisruptionBudget", value: "none", fix: "one", text: "all at once" },
+    },
+  ],
+  unseen: ["Cannot list services in namespace shop: HTTP 403, forbidden"],
+};
+const FORETOLD_LINES = [
+  "foretold ENDPOINT_RACE: came ×3 (spec.preStop is none → sleep: { seconds: 5 })",
+  "foretold NO_READY_PEER or EVICTED: did not come (PodDisruptionBudget is none → one)",
+  "foretold nothing of what could not be looked at: Cannot list services in namespace shop: HTTP 403, forbidden",
+];
+
+test("every format says beside what was foretold what came; none says a word where nothing was", async (t) => {
+  const result = await resultOf(t, "none");
+  const foretold = { ...result, ...FORETOLD };
+  const lines = render(foretold).split("\n").filter((line) => line.startsWith("foretold "));
+  assert.deepEqual(lines, FORETOLD_LINES);
+  assert.match(render(foretold), /\nPASS {2}.*\n$/);
+  const [said] = readJunit(renderJunit(foretold))("system-out");
+  assert.deepEqual(said!.text.split("\n"), FORETOLD_LINES);
+  const listed = renderMarkdown(foretold).split("\n").filter((line) => line.startsWith("- `foretold "));
+  assert.deepEqual(listed, FORETOLD_LINES.map((line) => `- \`${line}\``));
+  assert.match(renderMarkdown(foretold), /\n\n- `foretold /);
+  assert.deepEqual(JSON.parse(pageData(foretold)).foretold, FORETOLD_LINES);
+  const { predictions: _, unseen: __, ...older } = result;
+  for (const silent of [result, older as Result]) {
+    assert.doesNotMatch(render(silent) + renderJunit(silent) + renderMarkdown(silent), /foretold|system-out/);
+  }
+});
+
+test("report.mjs takes a result with predictions, refuses one whose predictions are none, and reads older ones", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "foretold-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const result = await resultOf(t, "none");
+  const { predictions: _, unseen: __, ...older } = result;
+  const report = async (value: object) => {
+    writeFileSync(`${folder}/result.json`, JSON.stringify(value));
+    return await run(t, [process.execPath, "report.mjs", `${folder}/result.json`]);
+  };
+  assert.match((await report({ ...result, ...FORETOLD })).stdout, /^foretold ENDPOINT_RACE: came ×3 /m);
+  assert.equal((await report(older)).code, 0);
+  for (const wrong of [{ predictions: "none" }, { predictions: [{ came: 1 }] }, { unseen: [1] }]) {
+    const { code, stderr } = await report({ ...result, ...wrong });
+    assert.deepEqual([code, stderr.split("\n").length], [2, 1], stderr);
+    assert.match(stderr, /is not a result of this program: '(predictions|unseen)' is not what it should be$/);
+  }
 });
 
 test("JUnit and Markdown only show what peers call themselves", async (t) => {

@@ -672,6 +672,11 @@ describe("the report", { skip, concurrency: 3 }, () => {
         CUT_DURING_DRAIN: { count: 3, servers: names, causes: { EXIT_BEFORE_FLUSH: { count: 3, evidence: hostile } } },
       },
       findings: [{ name: "ENDPOINT_RACE", text: hostile }, { name: hostile, text: hostile }],
+      predictions: [{
+        ...{ rule: hostile, foretells: [hostile], certain: true, came: 1 },
+        ...{ field: hostile, value: hostile, fix: hostile, text: hostile },
+      }],
+      unseen: [hostile],
       settings: { ...result.settings, targetSelector: hostile, url: [hostile] },
       version: hostile,
       startedAt: hostile,
