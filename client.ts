@@ -406,16 +406,16 @@ async function inspectCluster(settings: Settings): Promise<Inspection> {
 
 async function inspectFile(settings: Settings): Promise<Inspection[]> {
   const { check: file, url } = settings;
-  const chunks: Buffer[] = [];
+  let text = "";
   try {
-    for await (const chunk of file === "-" ? process.stdin : createReadStream(file)) chunks.push(chunk);
+    const input = file === "-" ? process.stdin : createReadStream(file);
+    for await (const part of input.setEncoding("utf8")) text += part;
   } catch (error) {
     throw new UserError(`Cannot read --check ${file}: ${(error as Error).message}`);
   }
   const target = targetOf(settings);
   const asked = targetInWords(target) === DEFAULT_TARGET ? undefined : target; // nobody named it
-  const objects = parseObjects(Buffer.concat(chunks).toString());
-  return workloadsIn(objects, asked, serviceNames(url)).map((workload) => inspect(workload));
+  return workloadsIn(parseObjects(text), asked, serviceNames(url)).map((workload) => inspect(workload));
 }
 
 /** What is to be disrupted: the older setting counts where the newer one is not given. */

@@ -2430,6 +2430,25 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     );
   });
 
+  it("(drain) ends where a budget keeps a pod because no other node takes what replaces the first, and names it", async (t) => {
+    const victim = recordedVictim("evict");
+    const [kept] = recording("evict")[0]!.list!.items.map(({ metadata }) => metadata.name)
+      .filter((name) => name.startsWith("server-") && name !== victim);
+    const lines = edited("evict", ({ metadata: { name }, spec, status }) => {
+      if (!name.startsWith("server-") || name === victim || name === kept || status === undefined) return;
+      delete spec!.nodeName;
+      status.conditions = [{ type: "PodScheduled", status: "False", reason: "Unschedulable" }];
+    });
+    const cluster = await startCluster(t, lines, {
+      answer: ({ path }) => path.endsWith(`/${kept}/eviction`) ? refuse(429, "the pod's disruption budget") : undefined,
+    });
+    const client = startDrill(t, cluster, "drain", "--timeout=0");
+    const { code, failure, counts } = await endOf(client);
+    const why = `the budget kept ${kept} on the node: no other node takes the pods that are to replace the others`;
+    assert.deepEqual([code, failure], [1, why], client.lines.join("\n"));
+    assert.deepEqual([counts.graceful, counts.failed, isCordoned(cluster)], [1, 0, false]);
+  });
+
   // ---- The check before a drill, and the check alone
 
   const mended = (cluster: Started) => {
