@@ -3006,8 +3006,8 @@ async function readTarget(api: Api, { kind, name }: Target): Promise<WorkloadObj
     if (!(problem instanceof ApiError && problem.status === 404)) throw problem;
     throw new ApiError(
       404,
-      `${problem.message}: --target takes deployment/, statefulset/ or daemonset/NAME; of pods of another kind ` +
-        `(an Argo Rollout) --disrupt watch with --target-selector judges what you do yourself`,
+      `${problem.message}: --target takes deployment/, statefulset/ or daemonset/NAME; for others (an Argo Rollout) ` +
+        "--disrupt watch with --target-selector",
     );
   }
 }

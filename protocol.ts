@@ -2371,9 +2371,9 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
 
 /** The kinds that can be a target: how the API calls them, and the names by which kubectl knows them as well. */
 export const WORKLOADS = {
-  deployment: { kind: "Deployment", resource: "deployments", names: ["deployments", "deploy", "deployment.apps"] },
-  statefulset: { kind: "StatefulSet", resource: "statefulsets", names: ["statefulsets", "sts", "statefulset.apps"] },
-  daemonset: { kind: "DaemonSet", resource: "daemonsets", names: ["daemonsets", "ds", "daemonset.apps"] },
+  deployment: { kind: "Deployment", resource: "deployments", names: ["deployments", "deploy"] },
+  statefulset: { kind: "StatefulSet", resource: "statefulsets", names: ["statefulsets", "sts"] },
+  daemonset: { kind: "DaemonSet", resource: "daemonsets", names: ["daemonsets", "ds"] },
 } as const;
 
 export type WorkloadKind = keyof typeof WORKLOADS;
@@ -2732,8 +2732,7 @@ export const INSPECTIONS: readonly {
         field: `${place}.lifecycle.preStop`,
         value: hook?.text ?? "none",
         fix: `sleep: { seconds: ${USUAL_PRESTOP_S} }`,
-        text:
-          "new connections still come for a while after SIGTERM: unless the application takes them, they are refused",
+        text: "new connections still come after SIGTERM",
       }];
     },
   },
@@ -2769,7 +2768,7 @@ export const INSPECTIONS: readonly {
         fix: "2 or more",
         text: kind === "statefulset"
           ? "its pod ends before the next one is made"
-          : "whatever ends the pod, but a rollout that surges, leaves no ready one",
+          : "whatever ends it, but a rollout that surges, leaves no ready pod",
         certain: kind === "statefulset",
       }];
     },
@@ -2787,8 +2786,8 @@ export const INSPECTIONS: readonly {
       return [{
         field: "PodDisruptionBudget",
         value: "none selects these pods",
-        fix: "one with maxUnavailable: 1",
-        text: "whoever evicts need not wait for another pod to be ready",
+        fix: "maxUnavailable: 1",
+        text: "whoever evicts need not wait for another to be ready",
       }];
     },
   },
@@ -2804,8 +2803,8 @@ export const INSPECTIONS: readonly {
       main.readinessProbe !== undefined ? [] : [{
         field: `${place}.readinessProbe`,
         value: "none",
-        fix: "httpGet on a path that fails while it starts and while it drains",
-        text: "a new pod counts as ready when its process runs: who is sent there is refused",
+        fix: "httpGet on a path that fails at its start and in a drain",
+        text: "a new pod counts as ready before it listens",
       }],
   },
   {
@@ -2816,7 +2815,7 @@ export const INSPECTIONS: readonly {
         field: `${place}.readinessProbe.exec.command`,
         value: (readinessProbe.exec.command ?? []).join(" "),
         fix: "httpGet on the same question",
-        text: "under load it times out, and the endpoint goes although the application serves",
+        text: "under load it times out, and the endpoint goes",
       }],
   },
   {
@@ -2828,8 +2827,8 @@ export const INSPECTIONS: readonly {
       return [{
         field: `${place}.livenessProbe`,
         value: asked,
-        fix: "a path of its own, which succeeds as long as the process works, also in a drain",
-        text: "once it stops being ready, by a drain of its own or under load, kubelet restarts it",
+        fix: "a path of its own, which succeeds in a drain",
+        text: "once it is not ready, in a drain or under load, kubelet restarts it",
       }];
     },
   },
@@ -2840,8 +2839,8 @@ export const INSPECTIONS: readonly {
       sidecarsOf(view).map(({ container, field }) => ({
         field,
         value: `container ${container.name}`,
-        fix: "an init container with restartPolicy: Always (a native sidecar), which ends after the application",
-        text: "if connections run through it, they end with it",
+        fix: "a native sidecar: an init container with restartPolicy: Always",
+        text: "connections through it end with it",
       })),
   },
   {
@@ -2857,14 +2856,8 @@ export const INSPECTIONS: readonly {
       return [{
         field,
         value: words.join(" "),
-        fix: isShell
-          ? `${
-            script.split(/\n|;|&&/).length === 1
-              ? "the program itself, without a shell"
-              : "exec before the last command"
-          }`
-          : "the program itself: node server.js",
-        text: `${program} is PID 1 and may not hand the signal on: then the application runs on until SIGKILL`,
+        fix: isShell ? "exec before the last command" : "the program itself",
+        text: `${program} is PID 1 and may not hand the signal on`,
       }];
     },
   },
@@ -2876,7 +2869,7 @@ export const INSPECTIONS: readonly {
         field: `service/${name} spec.sessionAffinity`,
         value: "ClientIP",
         fix: "None",
-        text: "all clients behind one address share a pod, and redial the ending one",
+        text: "clients behind one address share a pod, and redial the ending one",
       })),
   },
   {
@@ -2889,8 +2882,8 @@ export const INSPECTIONS: readonly {
       return [{
         field: `${place}.resources.requests.memory`,
         value: isNothing ? "none: BestEffort" : "none",
-        fix: "what it uses when it is busy, and limits.memory above it",
-        text: "a node short of memory evicts it first, and the kernel kills it first",
+        fix: "what it uses when it is busy",
+        text: "a node short of memory evicts it first",
       }];
     },
   },
@@ -2911,8 +2904,8 @@ export const INSPECTIONS: readonly {
       leading.filter(({ spec }) => spec?.publishNotReadyAddresses).map(({ metadata: { name } }) => ({
         field: `service/${name} spec.publishNotReadyAddresses`,
         value: "true",
-        fix: "false; for peers to find each other, a headless Service of their own",
-        text: "an ending pod stays among the addresses until it has gone",
+        fix: "false; for peers a headless Service of their own",
+        text: "an ending pod stays among the addresses",
       })),
   },
   {
@@ -2936,7 +2929,7 @@ export const INSPECTIONS: readonly {
           field: place,
           value: "true",
           fix: "a PodDisruptionBudget, or no annotation",
-          text: "the cluster autoscaler may take all pods of a node at once",
+          text: "the autoscaler may take all pods of a node at once",
         });
       }
       return hits;
@@ -3024,7 +3017,7 @@ function findUnavailable({ kind }: Target, spec: WorkloadObject["spec"], wanted:
       field: `spec.${name}.type`,
       value: "Recreate",
       fix: "RollingUpdate with maxUnavailable: 0",
-      text: "a rollout ends all pods before it makes the first new one",
+      text: "a rollout ends all before it makes a new one",
       certain: true,
     }];
   }
@@ -3042,8 +3035,8 @@ function findUnavailable({ kind }: Target, spec: WorkloadObject["spec"], wanted:
   return [{
     field: `spec.${name}.rollingUpdate.maxUnavailable`,
     value: `${maxUnavailable ?? `${usual} (the default)`}: ${gone} of ${count(wanted, "pod")}`,
-    fix: kind === "deployment" ? "0, with maxSurge: 1" : "fewer at a time, or more pods",
-    text: left === 0 ? "a rollout may end all pods at once" : "a rollout leaves one pod, to which all sessions go",
+    fix: kind === "deployment" ? "0, with maxSurge: 1" : "fewer, or more pods",
+    text: left === 0 ? "a rollout may end all pods at once" : "a rollout leaves one pod for all sessions",
     certain: left === 0,
   }];
 }
@@ -3054,7 +3047,7 @@ function findForbidden(budgets: readonly BudgetObject[], wanted: number | undefi
       field: "PodDisruptionBudget",
       value: budgets.map(({ metadata }) => metadata.name).join(", "),
       fix: "one for these pods",
-      text: "the API refuses every eviction of a pod that two budgets select",
+      text: "the API refuses to evict a pod of two budgets",
       certain: true,
     }];
   }
@@ -3075,7 +3068,7 @@ function findForbidden(budgets: readonly BudgetObject[], wanted: number | undefi
       field: `poddisruptionbudget/${name} spec.${key}`,
       value: `${value}, of ${count(all, "pod")}`,
       fix: all > 1 ? "maxUnavailable: 1" : "maxUnavailable: 1, and 2 replicas or more",
-      text: "no eviction is ever allowed: a node's drain waits for ever, until somebody forces it",
+      text: "no eviction is ever allowed: a node's drain waits until somebody forces it",
     }];
   });
 }
@@ -3121,7 +3114,7 @@ function findLostServices({ services, hosts = [], leading, slices, wanted, objec
     return [{
       field: `endpointslices of service/${name}`,
       value: "no ready endpoint, though a pod is ready",
-      fix: "selector and targetPort of the Service as the pods have them",
+      fix: "selector and targetPort as the pods have them",
       text: "there is nowhere to go",
       certain: true,
     }];
@@ -3140,7 +3133,7 @@ function findLostPorts(leading: readonly ServiceObject[], { containers, initCont
         field: `service/${name} spec.ports[${index}].targetPort`,
         value: String(targetPort),
         fix: ports.map(({ name, containerPort }) => name ?? containerPort).join(" or ") || "a port of that name",
-        text: isNamed ? "no container has a port of this name: no endpoint gets it" : "no container declares this port",
+        text: isNamed ? "no container has a port of this name" : "no container declares this port",
         certain: isNamed,
       }];
     })
