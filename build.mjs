@@ -58,7 +58,7 @@ const bundle = {
   // Without comments and indentation, but with every name, and in lines: stack traces must read.
   minifyWhitespace: true,
   minifySyntax: true,
-  lineLimit: 120,
+  lineLimit: 240,
   metafile: true,
 };
 
