@@ -1,0 +1,296 @@
+/** The dialects that are known by name, against real servers of their protocols (test/fixtures/peers), else their documented frames. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { connect as connectTcp, createServer } from "node:net";
+import { resolve } from "node:path";
+import process from "node:process";
+import { spawnSync } from "node:child_process";
+import { describe, it, type TestContext } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+import type { WebSocket } from "ws";
+import { binaryText, dialectNamed, DIALECTS, type Handover, type Symptom, wireOf } from "../protocol.ts";
+import { start, startClient, startPeer } from "./helper.ts";
+
+/** `PEERS_LONG=1`: every server with the heartbeat that it has by default, held past all of them. */
+const isLong = process.env.PEERS_LONG !== undefined;
+const HEARTBEAT_MS = isLong ? 25_000 : 1000;
+/** Several heartbeats; the longest patience of those with their own is Socket.IO's 25 s + 25 s, and MQTT's 90 s. */
+const HOLD_MS = isLong ? 160_000 : 3500;
+
+const PEERS = resolve("test/fixtures/peers");
+const PYTHON = "/usr/bin/python3";
+const TOOLS = resolve(".tools/node_modules/.bin");
+const isInstalled = (path: string, by: string) => existsSync(path) ? false as const : by;
+const node = isInstalled(`${PEERS}/node_modules`, "make peers installs the servers");
+const imports = (module: string) =>
+  spawnSync(PYTHON, ["-c", `import ${module}`]).status === 0 ? false as const : `there is no python3-${module}`;
+
+interface Peer {
+  /** Of the server, with its port and how it is to end. */
+  command: (port: number, end: string) => string[];
+  env?: (port: number) => Record<string, string>;
+  /** Why it cannot be had here. */
+  skip: string | false;
+  path?: string;
+  flags: string[];
+  dialect: string;
+  /** The signal that ends it, and the close code and reason that are its graceful end. */
+  signal?: NodeJS.Signals;
+  ends: [code: number, reason: string];
+  /** The rules that can be judged beyond clean and moved. */
+  rules?: Partial<Handover["rules"]>;
+  /** How it ends otherwise, and what that is. */
+  bad?: [end: string, signal: NodeJS.Signals, symptom: Symptom];
+}
+
+const script = (name: string) => (port: number, end: string) => [
+  process.execPath,
+  `${PEERS}/${name}`,
+  `${port}`,
+  end,
+  ...isLong ? [] : [`${HEARTBEAT_MS}`],
+];
+const python = (name: string) => (port: number, end: string) => [PYTHON, `${PEERS}/${name}`, `${port}`, end];
+const CUT: [string, NodeJS.Signals, Symptom] = ["cut", "SIGTERM", "CUT_WITHOUT_NOTICE"];
+/** CONNECT of MQTT 3.1.1, which not every broker has outgrown: clean session, 60 s of keep-alive, no client identifier. */
+const CONNECT_3_1_1 = "hex:100c00044d5154540402003c0000";
+
+const SERVERS: Record<string, Peer> = {
+  "Socket.IO": {
+    command: script("socket-io.mjs"),
+    skip: node,
+    path: "/socket.io/?EIO=4&transport=websocket",
+    flags: [],
+    dialect: "socket.io",
+    ends: [1005, ""],
+    rules: { farewell: "pass" },
+    bad: CUT,
+  },
+  "graphql-ws": {
+    command: script("graphql-ws.mjs"),
+    skip: node,
+    flags: ["--dialect=graphql-transport-ws"],
+    dialect: "graphql-transport-ws",
+    ends: [1001, "Going away"],
+    bad: CUT,
+  },
+  SockJS: {
+    command: script("sockjs.mjs"),
+    skip: node,
+    path: "/socket/000/client01/websocket",
+    flags: [],
+    dialect: "sockjs",
+    ends: [1000, "Normal closure"],
+    rules: { farewell: "pass" },
+    bad: CUT,
+  },
+  "aedes (MQTT 3.1.1)": {
+    command: script("aedes.mjs"),
+    skip: node,
+    flags: ["--dialect=mqtt", `--say=${CONNECT_3_1_1}`],
+    dialect: "mqtt",
+    ends: [1001, "going away"],
+    bad: ["close", "SIGTERM", "CUT_WITHOUT_NOTICE"],
+  },
+  NATS: {
+    command: () => ["nats-server", "-c", `${PEERS}/nats.conf`],
+    env: (port) => ({ PORT: `${port}` }),
+    skip: spawnSync("nats-server", ["--version"]).status === 0 ? false : "there is no nats-server",
+    flags: [],
+    dialect: "nats",
+    ends: [1001, "Server Shutdown"],
+    rules: { notice: "fail" },
+    bad: ["", "SIGKILL", "CUT_WITHOUT_NOTICE"],
+  },
+  "NATS in lame duck mode": {
+    command: () => ["nats-server", "-c", `${PEERS}/nats.conf`],
+    env: (port) => ({ PORT: `${port}` }),
+    skip: spawnSync("nats-server", ["--version"]).status === 0 ? false : "there is no nats-server",
+    flags: ["--dialect=nats", "--expect=notice,clean,moved"],
+    dialect: "nats",
+    signal: "SIGUSR2",
+    ends: [1001, "Server Shutdown"],
+    rules: { notice: "pass" },
+    bad: ["", "SIGTERM", "NO_NOTICE"],
+  },
+  ws: {
+    command: script("ws.mjs"),
+    skip: node,
+    flags: [],
+    dialect: "plain",
+    ends: [1001, "going away"],
+    bad: CUT,
+  },
+  Fastify: {
+    command: script("fastify.mjs"),
+    skip: node,
+    path: "/socket",
+    flags: [],
+    dialect: "plain",
+    ends: [1001, "going away"],
+    bad: ["close", "SIGTERM", "WRONG_CLOSE_CODE"],
+  },
+  "Deno.serve": {
+    command: (port, end) => [`${TOOLS}/deno`, "run", "--quiet", "--allow-net", `${PEERS}/deno-serve.js`, `${port}`, end],
+    skip: isInstalled(`${TOOLS}/deno`, "make check installs Deno"),
+    flags: [],
+    dialect: "plain",
+    ends: [1001, "going away"],
+    bad: ["shutdown", "SIGTERM", "RESET_AFTER_CLOSE"],
+  },
+  "Bun.serve": {
+    command: (port, end) => [`${TOOLS}/bun`, `${PEERS}/bun-serve.js`, `${port}`, end],
+    skip: isInstalled(`${TOOLS}/bun`, "make check installs Bun"),
+    flags: [],
+    dialect: "plain",
+    ends: [1001, "going away"],
+    bad: CUT,
+  },
+  "Python's websockets": {
+    command: python("websockets-serve.py"),
+    skip: imports("websockets"),
+    flags: [],
+    dialect: "plain",
+    ends: [1001, ""],
+    bad: CUT,
+  },
+  // 3.8 lets the handler's own end overtake close(1001).
+  aiohttp: {
+    command: python("aiohttp-serve.py"),
+    skip: imports("aiohttp"),
+    path: "/socket",
+    flags: ["--expect-code=1000,1001"],
+    dialect: "plain",
+    ends: [1000, ""],
+    bad: CUT,
+  },
+  uvicorn: {
+    command: python("uvicorn-serve.py"),
+    skip: imports("uvicorn") || imports("wsproto"),
+    path: "/socket",
+    flags: [],
+    dialect: "plain",
+    ends: [1012, ""],
+    bad: ["auto", "SIGTERM", "CUT_WITHOUT_NOTICE"],
+  },
+};
+
+/** A port that was free a moment ago. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** Starts a server, and resolves when its port accepts. */
+async function startServerOf(t: TestContext, { command, env = () => ({}) }: Peer, port: number, end: string) {
+  const program = start(t, command(port, end), { NO_COLOR: "1", ...env(port) });
+  for (let isUp = false; !isUp;) {
+    assert.equal(program.child.exitCode, null, program.lines.join("\n"));
+    const socket = connectTcp(port, "127.0.0.1");
+    isUp = await Promise.race([
+      once(socket, "connect").then(() => true, () => false),
+      program.exited.then(() => false),
+    ]);
+    socket.destroy();
+    if (!isUp) await pause(20);
+  }
+  return program;
+}
+
+/** The client's log line of its `count`th session. */
+async function opened(client: ReturnType<typeof startClient>, count: number): Promise<string> {
+  for (;;) {
+    const lines = client.lines.filter((line) => / session-opened /.test(line));
+    if (lines.length >= count) return lines[count - 1]!;
+    assert.equal(client.child.exitCode, null, client.lines.join("\n"));
+    await pause(10);
+  }
+}
+
+const holds = `is held for ${isLong ? "minutes" : "several of its heartbeats, shortened to 1 s,"}`;
+
+describe("a real server of another's protocol", { concurrency: isLong ? 20 : 5, timeout: 600_000 }, () => {
+  for (const [name, peer] of Object.entries(SERVERS)) {
+    it(`${name} ${holds} and judged by its end`, { skip: peer.skip }, async (t) => {
+      const ports = [await freePort(), await freePort()] as const;
+      const first = await startServerOf(t, peer, ports[0], "graceful");
+      const [end, signal, symptom] = peer.bad!;
+      const second = await startServerOf(t, peer, ports[1], end);
+      const urls = ports.map((port) => `--url=ws://127.0.0.1:${port}${peer.path ?? "/"}`);
+      const client = startClient(t, ...urls, ...peer.flags, "--handovers=2", "--max-reconnect=60s", `--timeout=${isLong ? "8m" : "40s"}`);
+      assert.match(await opened(client, 1), new RegExp(`, ${peer.dialect}$`));
+      await pause(HOLD_MS);
+      first.child.kill(peer.signal ?? "SIGTERM");
+      await opened(client, 2);
+      // What an end is needs a session that has lived, and a place to go to.
+      await Promise.all([pause(1500), first.exited.then(() => startServerOf(t, peer, ports[0], "graceful"))]);
+      second.child.kill(signal);
+      const { handovers, findings } = await client.result;
+      const [good, bad] = handovers;
+      assert.deepEqual([good!.verdict, good!.symptom, good!.code, good!.reason], ["graceful", null, ...peer.ends]);
+      assert.deepEqual([good!.dialect, good!.rules.clean, good!.rules.moved], [peer.dialect, "pass", "pass"]);
+      for (const [rule, mark] of Object.entries(peer.rules ?? {})) {
+        assert.equal(good!.rules[rule as keyof Handover["rules"]], mark, rule);
+      }
+      assert.ok(good!.endedMs! - good!.openedMs! >= HOLD_MS, `it lived ${good!.endedMs! - good!.openedMs!} ms`);
+      assert.equal(bad!.symptom, symptom);
+      assert.deepEqual(findings.filter(({ name }) => name === "TURNED_AWAY"), []);
+    });
+  }
+
+  it("ws that uses the original's words is judged by its notice and farewell", { skip: node }, async (t) => {
+    const peer = SERVERS.ws!;
+    const ports = [await freePort(), await freePort()] as const;
+    const first = await startServerOf(t, peer, ports[0], "notice");
+    await startServerOf(t, peer, ports[1], "cut");
+    const client = startClient(t, ...ports.map((port) => `--url=ws://127.0.0.1:${port}`), "--handovers=1");
+    await opened(client, 1);
+    await pause(1500);
+    first.child.kill("SIGTERM");
+    const { handovers: [handover] } = await client.result;
+    assert.deepEqual(handover!.rules, { notice: "pass", complete: "pass", farewell: "pass", clean: "pass", moved: "pass" });
+    assert.ok(handover!.noticeMs! >= 250, `told ${handover!.noticeMs} ms before the end`);
+  });
+});
+
+const WRONG: [name: string, peer: string, flags: string[], said: RegExp][] = [
+  ["graphql-ws without its subprotocol", "graphql-ws", [], /4406 Subprotocol not acceptable.*--subprotocol/],
+  [
+    "graphql-ws without connection_init",
+    "graphql-ws",
+    ["--subprotocol=graphql-transport-ws"],
+    /4408 Connection initialisation timeout.*(--dialect|--say)/,
+  ],
+  [
+    "Socket.IO whose heartbeat nobody answers",
+    "Socket.IO",
+    ["--dialect=plain", "--say=40"],
+    /ends every session by itself with 1005, after 2(\.\d+)?s each.*--reply/,
+  ],
+  [
+    "NATS whose heartbeat nobody answers",
+    "NATS",
+    ["--dialect=plain", '--say=CONNECT {"verbose":false}\r\n'],
+    /Stale Connection.*(--reply|--heartbeat)/,
+  ],
+  ["aedes that does not speak MQTT 5", "aedes (MQTT 3.1.1)", ["--dialect=mqtt"], /closed with 1006.*--say/],
+];
+
+describe("a wrong setting is told, with what the server said and the flag that answers it:", { concurrency: 5 }, () => {
+  for (const [name, which, flags, said] of WRONG) {
+    const peer = SERVERS[which]!;
+    it(name, { skip: isLong ? "it takes the shortened heartbeats" : peer.skip, timeout: 60_000 }, async (t) => {
+      const port = await freePort();
+      await startServerOf(t, peer, port, "graceful");
+      const url = `--url=ws://127.0.0.1:${port}${peer.path ?? "/"}`;
+      const client = startClient(t, url, ...flags, "--timeout=20s", "--backoff-cap=200ms");
+      assert.notEqual((await client.exited).code, 0);
+      assert.match(client.lines.join("\n"), said);
+    });
+  }
+});
