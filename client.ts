@@ -2075,7 +2075,9 @@ export class Session {
     const kind = isUpgraded ? "bounced" : isReset ? "reset" : "other";
     const before = this.#dialect.ready === undefined ? "HELLO" : "it was ready";
     const said = `${isUpgraded ? "upgraded, then " : ""}closed with ${`${code} ${reason}`.trimEnd()} before ${before}`;
-    this.#fail(kind, said, isUpgraded, answerTo(code, reason, []));
+    const greets = isUpgraded && this.#dialect.ready !== undefined;
+    const answer = answerTo(code, reason, []) ?? (greets ? "it did not take the greeting: --say, or --dialect" : undefined);
+    this.#fail(kind, said, isUpgraded, answer);
   }
 }
 

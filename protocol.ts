@@ -203,7 +203,8 @@ const KNOWN_DIALECTS: Record<string, KnownParts> = {
   "graphql-ws": { subprotocol: ["graphql-ws"], open: ['{"type":"connection_init","payload":{}}'], ready: '"type":"connection_ack"' },
   signalr: {
     open: ['{"protocol":"json","version":1}\x1e'], ready: "^\\{\\}\x1e", heartbeat: '{"type":6}\x1e@10s',
-    farewell: '\\{"type":7', codes: [1000, 1001, 1012],
+    // Without allowReconnect it is an error's.
+    farewell: '\\{"type":7,[^\x1e]*"allowReconnect":true', codes: [1000, 1001, 1012],
   },
   actioncable: {
     subprotocol: ["actioncable-v1-json"], greeting: '"type":"welcome"', ready: '"type":"welcome"',
@@ -214,11 +215,12 @@ const KNOWN_DIALECTS: Record<string, KnownParts> = {
   sockjs: { greeting: "^o$", ready: "^o$", farewell: "^c\\[", codes: [1000, 1001, 1012] },
   stomp: {
     subprotocol: ["v12.stomp"], open: ["CONNECT\naccept-version:1.2\nhost:/\nheart-beat:10000,10000\n\n\0"],
-    ready: "^CONNECTED\n", heartbeat: "\n@10s",
+    ready: "^CONNECTED\r?\n", heartbeat: "\n@5s",
   },
   mqtt: {
-    // CONNECT: MQTT 5, clean start, 60 s of keep-alive, no client identifier; PINGREQ; CONNACK; DISCONNECT 0x8B.
-    subprotocol: ["mqtt"], open: ["hex:100d00044d5154540502003c000000"], ready: "^hex:20", heartbeat: "hex:c000@30s",
+    // CONNECT: MQTT 5, clean start, 60 s of keep-alive, no client identifier; PINGREQ; CONNACK that lets in; DISCONNECT 0x8B.
+    // A packet may come in several messages: aedes sends CONNACK's first byte, which is a space, by itself.
+    subprotocol: ["mqtt"], open: ["hex:100d00044d5154540502003c000000"], ready: "^hex:20....00|^ $", heartbeat: "hex:c000@30s",
     farewell: "^hex:e0..8b", codes: [1000, 1001, 1012],
   },
   nats: {
