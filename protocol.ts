@@ -219,8 +219,8 @@ const KNOWN_DIALECTS: Record<string, KnownParts> = {
   },
   mqtt: {
     // CONNECT: MQTT 5, clean start, 60 s of keep-alive, no client identifier; PINGREQ; CONNACK that lets in; DISCONNECT 0x8B.
-    // A packet may come in several messages: aedes sends CONNACK's first byte, which is a space, by itself.
-    subprotocol: ["mqtt"], open: ["hex:100d00044d5154540502003c000000"], ready: "^hex:20....00|^ $", heartbeat: "hex:c000@30s",
+    // CONNACK may come in pieces, as from aedes: then the answer to the ping is what shows that it let in.
+    subprotocol: ["mqtt"], open: ["hex:100d00044d5154540502003c000000", "hex:c000"], ready: "^hex:20....00|^hex:d0", heartbeat: "hex:c000@30s",
     farewell: "^hex:e0..8b", codes: [1000, 1001, 1012],
   },
   nats: {
