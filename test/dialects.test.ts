@@ -330,7 +330,7 @@ interface Played {
 /** What has no package to test against, by its documented frames. */
 const PLAYED: Record<string, Played> = {
   signalr: {
-    answers: [[/^\{"protocol":"json","version":1\}\x1e$/, "{}\x1e"]],
+    answers: [[/^\{"protocol":"json","version":1\}.$/, "{}\x1e"]],
     heartbeat: { text: '{"type":6}\x1e' },
     insistsOn: '{"type":6}\x1e',
     ends: { says: '{"type":7,"allowReconnect":true}\x1e', code: 1000 },
