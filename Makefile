@@ -86,7 +86,7 @@ test: node_modules/.package-lock.json
 	@npm test --silent
 .PHONY: test
 
-# Check types, format, lint, Deno and the workflow, and run the bundles on every supported line of Node.
+# Check types, format, lint, Deno and the workflow, run the bundles on every line of Node, hold others' servers for minutes.
 check: node_modules/.package-lock.json .tools/installed peers
 	npx --no-install tsc
 	$(DENO) fmt --check --line-width 120 $(SOURCES)
