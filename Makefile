@@ -74,8 +74,8 @@ run-server:
 	$(DOCKER) run --rm -p 8080:8080 -p 9090:9090 $(IMAGE)
 # Run the client of the image against a server on this machine.
 run-client:
-	$(DOCKER) run --rm --add-host $(HOST):host-gateway -p 9091:9091 -e SERVER_URL=ws://$(HOST):8080/ws $(IMAGE) client.js
-HOST := host.docker.internal
+	$(DOCKER) run --rm --add-host $(GATEWAY):host-gateway -p 9091:9091 -e SERVER_URL=ws://$(GATEWAY):8080/ws $(IMAGE) client.js
+GATEWAY := host.docker.internal
 
 # Deploy to the cluster (ENV=local|staging|production).
 k8s-apply: dist/client.js

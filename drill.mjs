@@ -67,6 +67,7 @@ const OWN = {
   kubectl: ["kubectl", "the command that reaches the cluster"],
   context: ["", "of the kubeconfig; default: its current one"],
   namespace: ["", `where the drill runs; default: the environment's, ${NAMESPACE}`],
+  target: ["", `what is disrupted: KIND/NAME; default: ${DEFAULT_TARGET}`],
   env: ["", "the environment whose image and connection are used: a folder of environments/; default: deploy/"],
   image: ["", "another image than the environment's"],
   "start-timeout": ["120s", "how long a pod may take to start, pulling its image included"],
@@ -88,7 +89,7 @@ const COMMANDS = {
   drill: {
     does: "disrupt a pod from inside the cluster and judge it (the default)",
     run: drill,
-    own: [...TO_CLUSTER, "image", "start-timeout", "keep", "json"],
+    own: [...TO_CLUSTER, "target", "image", "start-timeout", "keep", "json"],
     runsClient: true,
   },
   load: {
@@ -125,6 +126,9 @@ const COMPUTED = ["url", "disrupt", "target", "target-selector", "report", "chec
 /** Settings that may be a file of this machine: it goes along in a Secret. */
 const FILES = ["tls-ca", "tls-cert", "tls-key", "token-file", "dialect"];
 const CARRIED = "/etc/drill";
+
+/** The server knows each field by itself, and refuses what it does not know: no schema has to be downloaded first. */
+const SERVER_SIDE = ["apply", "--server-side", "--force-conflicts", "--validate=false"];
 
 const LOOK_INTERVAL_MS = 1000;
 /** How often a wait that goes on is told of, where there is no terminal. */
@@ -262,8 +266,8 @@ function checkReport(file, disrupt) {
  * @param {keyof typeof DISRUPTIONS} disrupt
  * @returns {Promise<Workload>}
  */
-async function findWorkload({ kubectl, given, interrupt }, disrupt) {
-  const target = given["target"]?.at(-1) || process.env["TARGET"] || DEFAULT_TARGET;
+async function findWorkload({ kubectl, own, interrupt }, disrupt) {
+  const target = own["target"] || process.env["TARGET"] || DEFAULT_TARGET;
   const [kind, name] = target.includes("/") ? target.split("/", 2) : ["deployment", target];
   if (!kind || !name) throw new UserError(`--target must be KIND/NAME: current value is '${target}'`);
   const kinds = DISRUPTIONS[disrupt];
@@ -613,6 +617,7 @@ class JobRun {
   async #untilStarted() {
     const { startTimeoutMs } = this.#options;
     const begun = performance.now();
+    this.#screen.wait(`the ${this.#role}'s pod to start`);
     for (;;) {
       const { job, pods } = await this.#look();
       if (pods.some((pod) => stateOf(pod)?.running !== undefined)) return pods;
@@ -1364,7 +1369,7 @@ class Kubectl {
    * @returns {Promise<Manifest[]>}
    */
   async apply(objects) {
-    const args = ["apply", "--server-side", "--force-conflicts", "-o", "json", "-f", "-"];
+    const args = [...SERVER_SIDE, "-o", "json", "-f", "-"];
     const { items, ...object } = JSON.parse(await this.change(args, listOf(objects)));
     return items ?? [object];
   }
@@ -1424,7 +1429,7 @@ class Kubectl {
       Object.entries(files).map(([key, text]) => [key, Buffer.from(text).toString("base64")]),
     );
     const object = { apiVersion: "v1", kind: "Secret", metadata: { name, namespace: this.namespace }, type, data };
-    await this.change(["apply", "--server-side", "--force-conflicts", "-f", "-"], JSON.stringify(object));
+    await this.change([...SERVER_SIDE, "-f", "-"], JSON.stringify(object));
   }
 
   /** Without kinds that the cluster does not know: each is named. @param {Manifest[]} objects */

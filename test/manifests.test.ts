@@ -25,7 +25,7 @@ import { DISRUPTIONS, SETTINGS as CLIENT } from "../client.ts";
 import { inspect, parseTarget, readSettings, workloadsIn } from "../protocol.ts";
 import { SETTINGS as SERVER } from "../server.ts";
 import type { Certificate, Issuer, PodMonitor, PrometheusRule } from "./fixtures/custom-resources.ts";
-import { connect, run, startServer } from "./helper.ts";
+import { connect, has, run, startServer } from "./helper.ts";
 
 type Manifest = { apiVersion: string; kind: string; metadata: { name: string; namespace?: string } };
 interface Rendered {
@@ -33,16 +33,8 @@ interface Rendered {
   find: <T extends Manifest>(kind: string, name?: string) => T;
 }
 
-const works = (program: string, ...args: string[]) => {
-  try {
-    execFileSync(program, args, { stdio: "ignore" });
-    return true;
-  } catch {
-    return false;
-  }
-};
-const skip = !works("kubectl", "version", "--client") && "kubectl renders the manifests, and there is none here";
-const skipMake = skip || !works("make", "--version") && "make runs the drill, and there is none here";
+const skip = !has("kubectl", "version", "--client") && "kubectl renders the manifests, and there is none here";
+const skipMake = skip || !has("make", "--version") && "make runs the drill, and there is none here";
 
 const FOLDERS = [
   "deploy",
@@ -1371,7 +1363,7 @@ describe("make k8s-apply", { skip: skipMake }, () => {
   });
 });
 
-describe("Secrets by make", { skip: skipMake || !works("openssl", "version") && "openssl makes them" }, () => {
+describe("Secrets by make", { skip: skipMake || !has("openssl", "version") && "openssl makes them" }, () => {
   const secret = (rendered: Rendered, name: string) => {
     const { type, data, metadata } = rendered.all.find(({ metadata }) => metadata.name === name) as Secret & Manifest;
     const text = (key: string) => Buffer.from(data![key]!, "base64").toString();
