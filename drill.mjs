@@ -25,7 +25,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { join, relative, resolve } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -214,7 +214,7 @@ function report({ result, exitCode, lost }, { reports, json }) {
     throw new UserError(`The drill ended with exit code ${exitCode}, but ${what}: its log was rotated or cut`);
   }
   result.settings.report = reports;
-  process.exitCode = result.verdict === "PASS" ? 0 : 1;
+  process.exitCode = exitCode;
   for (const file of reports) {
     try {
       if (file.startsWith("-.")) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
@@ -1047,7 +1047,7 @@ class Rendered {
 async function renderJob(options, role, folder) {
   const { kubectl, own, given, known } = options;
   const [objects, environment] = await Promise.all([
-    kubectl.render(folder, { namespace: kubectl.namespace }),
+    kubectl.render(here(folder), { namespace: kubectl.namespace }),
     kubectl.render(environmentFolder(own.env), {}),
   ]);
   const client = clientOf(environment, own.env);
@@ -1107,12 +1107,17 @@ function isFile(file) {
   return existsSync(file) && statSync(file).isFile();
 }
 
-/** @param {string} env */
+/**
+ * One of this project's, by its name, or a folder of one's own.
+ * @param {string} env
+ */
 function environmentFolder(env) {
-  if (env === "") return "deploy";
+  if (env === "") return here("deploy");
   const names = readdirSync(here("environments"));
-  if (names.includes(env)) return `environments/${env}`;
-  throw new UserError(`--env must be one of ${names.sort().join(", ")}: current value is '${env}'`);
+  if (names.includes(env)) return here(`environments/${env}`);
+  if (existsSync(join(env, "kustomization.yaml"))) return resolve(env);
+  const known = `${names.sort().join(", ")}, or a folder with a kustomization.yaml`;
+  throw new UserError(`--env must be one of ${known}: current value is '${env}'`);
 }
 
 /** @param {string} path */
@@ -1255,9 +1260,9 @@ async function filebeat({ kubectl, own: { hosts, credentials } }) {
       `filebeat needs --hosts https://<host>:9200 and --credentials, a file with what lets it in: ${file}`,
     );
   }
-  const objects = await kubectl.render("deploy/components/logging/filebeat", {});
-  const config = objects.find(({ kind, metadata }) => kind === "ConfigMap" && metadata.name === "elasticsearch");
-  Object.assign(config?.["data"], { ELASTICSEARCH_HOSTS: hosts });
+  const objects = await kubectl.render(here("deploy/components/logging/filebeat"), {});
+  const setting = objects.find((object) => object["data"]?.ELASTICSEARCH_HOSTS !== undefined);
+  Object.assign(setting?.["data"], { ELASTICSEARCH_HOSTS: hosts });
   process.stdout.write(await kubectl.change(["apply", "-f", "-"], listOf(objects)));
   await kubectl.secret("filebeat-credentials", "Opaque", { "credentials.yml": readFileSync(credentials, "utf8") });
   process.stdout.write(await kubectl.change(["rollout", "restart", "daemonset/filebeat"]));
@@ -1457,12 +1462,12 @@ class Kubectl {
   }
 
   /**
-   * The objects of a folder of this project.
+   * The objects of a folder.
    * @param {string} folder
    * @param {{ namespace?: string, image?: string }} changes
    */
   async render(folder, changes) {
-    const objects = await this.#kustomize(here(folder));
+    const objects = await this.#kustomize(folder);
     const { namespace, image } = changes;
     const isThere = objects.every(({ metadata }) =>
       metadata.namespace === undefined || metadata.namespace === namespace
@@ -1472,7 +1477,7 @@ class Kubectl {
     ) return objects;
     const over = mkdtempSync(join(realpathSync(tmpdir()), "overlay-"));
     try {
-      const kustomization = overlay(relative(over, realpathSync(here(folder))), { ...changes, objects });
+      const kustomization = overlay(relative(over, realpathSync(folder)), { ...changes, objects });
       writeFileSync(join(over, "kustomization.yaml"), JSON.stringify(kustomization));
       return await this.#kustomize(over);
     } finally {
