@@ -16,7 +16,7 @@ DRILL_START_S ?= 120
 given = $(if $(filter-out file undefined,$(origin $1)),$(if $($1),--$2='$($1)'))
 TO_CLUSTER = --kubectl='$(KUBECTL)' --env='$(ENV)' $(call given,NAMESPACE,namespace)
 WITH_IMAGE = $(TO_CLUSTER) $(call given,IMAGE,image)
-JOB = $(WITH_IMAGE) --start-timeout=$(DRILL_START_S)s
+JOB = $(WITH_IMAGE) --namespace='$(NAMESPACE)' --start-timeout=$(DRILL_START_S)s
 # make itself exits 2 whenever a recipe fails.
 say_code = { code=$$?; echo "The $1's exit code: $$code" >&2; exit $$code; }
 

@@ -49,10 +49,12 @@ import { endingOf, RecordReader, render, REPORTS, writeReport } from "./report.m
  */
 
 /**
- * The same module that report.mjs uses: its `UserError` is ours. Node 20 reads no TypeScript.
+ * The contract, as report.mjs takes it: from the bundle, from source, or from dist/ where Node reads no TypeScript.
  * @type {typeof import("./protocol.ts")}
  */
-const protocol = process.features.typescript
+const protocol = typeof REPORT_PAGE === "string"
+  ? require("./protocol.ts")
+  : process.features.typescript
   ? await import("./protocol.ts")
   : await import(new URL("dist/protocol.js", import.meta.url).href);
 const { count, duration, printable, toJson, UserError, useColour } = protocol;
@@ -66,9 +68,9 @@ const DEFAULT_TARGET = "deployment/server-deployment";
 const OWN = {
   kubectl: ["kubectl", "the command that reaches the cluster"],
   context: ["", "of the kubeconfig; default: its current one"],
-  namespace: ["", `where the drill runs; default: the environment's, ${NAMESPACE}`],
+  namespace: ["", `where the drill runs; default: the environment's; of your own --target: kubectl's`],
   target: ["", `what is disrupted: KIND/NAME; default: ${DEFAULT_TARGET}`],
-  env: ["", "the environment whose image and connection are used: a folder of environments/; default: deploy/"],
+  env: ["", "the environment whose image and connection are used: of environments/, or a folder; default: deploy/"],
   image: ["", "another image than the environment's"],
   "start-timeout": ["120s", "how long a pod may take to start, pulling its image included"],
   pods: ["", "load: pods, each with --sessions; default: 4"],
@@ -181,8 +183,10 @@ async function drill(options) {
   const disrupt = disruptionOf(options);
   for (const file of options.reports) checkReport(file, disrupt);
   await kubectl.reach(interrupt.signal);
+  // Somebody's own workload is where kubectl itself would look.
+  if (isOwn(options)) await kubectl.useContextNamespace();
   const workload = await findWorkload(options, disrupt);
-  const rendered = await renderJob(options, "drill", "deploy/drill");
+  const rendered = await renderJob(options, "deploy/drill");
   const url = await findUrl(options, rendered, workload);
   const settings = {
     DISRUPT: disrupt,
@@ -194,7 +198,7 @@ async function drill(options) {
   await checkEndpoints(options, url);
   const run = new JobRun({ options, rendered, role: "drill", asText: disrupt === "check" });
   await awaitToken(options, rendered, workload);
-  const pod = await run.hold(async () => {
+  const pod = await run.hold(() => {
     screen.say(`${disrupt} of ${workload.kind}/${workload.name} in namespace ${kubectl.namespace}, through ${url}`);
     return run.followOne();
   }, () => restoreReplicas(options, disrupt, workload));
@@ -240,8 +244,13 @@ async function checkFiles({ given, json }) {
   process.exitCode = await new Promise((resolve) => child.on("close", (code) => resolve(code ?? 2)));
 }
 
+/** A target of one's own, with neither a namespace nor an environment. @param {Context} options */
+function isOwn({ own }) {
+  return own["namespace"] === "" && own.env === "" && Boolean(own["target"] || process.env["TARGET"]);
+}
+
 /** @param {Context} options */
-function disruptionOf({ given, known }) {
+function disruptionOf({ given }) {
   const disrupt = given["disrupt"]?.at(-1) || process.env["DISRUPT"] || "delete";
   if (Object.hasOwn(DISRUPTIONS, disrupt)) return /** @type {keyof typeof DISRUPTIONS} */ (disrupt);
   const names = Object.keys(DISRUPTIONS).join("|");
@@ -476,7 +485,7 @@ async function load(options) {
   const { kubectl, interrupt, given, json, reports, own } = options;
   for (const file of reports) checkReport(file, "load");
   await kubectl.reach(interrupt.signal);
-  const rendered = await renderJob(options, "load", "deploy/components/load/job");
+  const rendered = await renderJob(options, "deploy/components/load/job");
   const url = given["url"]?.join(",") || process.env["SERVER_URL"] || rendered.connect();
   Object.assign(rendered.data, { SERVER_URL: url, REPORT: "-.record" });
   if (own.pods !== "") {
@@ -1041,10 +1050,9 @@ class Rendered {
 /**
  * The Job of a folder, with the image and the settings that were asked for.
  * @param {Context} options
- * @param {string} role
  * @param {string} folder
  */
-async function renderJob(options, role, folder) {
+async function renderJob(options, folder) {
   const { kubectl, own, given, known } = options;
   const [objects, environment] = await Promise.all([
     kubectl.render(here(folder), { namespace: kubectl.namespace }),
@@ -1318,6 +1326,11 @@ class Kubectl {
     } catch (error) {
       if (!(error instanceof KubectlError) || !error.isForbidden) throw error;
     }
+  }
+
+  async useContextNamespace() {
+    const text = await this.#run([...this.#flags, "config", "view", "--minify", "-o", "json"], {});
+    this.namespace = JSON.parse(text).contexts?.[0]?.context?.namespace || "default";
   }
 
   /**
