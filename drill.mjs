@@ -29,7 +29,7 @@ import { join, relative, resolve } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { isDeepStrictEqual, promisify } from "node:util";
+import { promisify } from "node:util";
 import kleur from "kleur";
 import mri from "mri";
 import { endingOf, RecordReader, render, REPORTS, writeReport } from "./report.mjs";
@@ -187,6 +187,7 @@ async function drill(options) {
   if (isOwn(options)) await kubectl.useContextNamespace();
   const workload = await findWorkload(options, disrupt);
   const rendered = await renderJob(options, "deploy/drill");
+  if (disrupt === "drain") rendered.objects.push(...await renderNodeRights(kubectl));
   const url = await findUrl(options, rendered, workload);
   const settings = {
     DISRUPT: disrupt,
@@ -703,7 +704,7 @@ class JobRun {
    */
   async #endOf(pod, log) {
     const { exitCode = -1 } = stateOf(pod)?.terminated ?? {};
-    const isVerdict = [0, 1, 2].includes(exitCode) && pod.status?.reason !== "Evicted";
+    const isVerdict = [0, 1, 2].includes(exitCode) && !wasDisrupted(pod);
     if (isVerdict && exitCode !== 2 && !this.#asText) await log.complete();
     else if (isVerdict) await log.readOnce();
     const result = log.record.result();
@@ -747,9 +748,20 @@ function nameOf({ metadata }) {
   return metadata?.name ?? "";
 }
 
-/** @param {Pod} pod */
+/** Of our own container: a mesh may have put its proxy before it. @param {Pod} pod */
 function stateOf({ status }) {
-  return status?.containerStatuses?.[0]?.state;
+  return status?.containerStatuses?.find(isOurs)?.state;
+}
+
+/** As deploy/drill and deploy/components/load call it. @param {{ name?: string }} container */
+function isOurs({ name = "" }) {
+  return ["drill", "load"].includes(name);
+}
+
+/** The cluster has ended it, whatever it said of itself on its way. @param {Pod} pod */
+function wasDisrupted({ status }) {
+  const { reason, conditions = [] } = status ?? {};
+  return reason === "Evicted" || conditions.some((one) => one.type === "DisruptionTarget" && one.status === "True");
 }
 
 /** @param {Job | undefined} job */
@@ -786,7 +798,7 @@ function whyEnded(pod) {
     type === "DisruptionTarget" && status === "True"
   );
   const exit = stateOf(pod)?.terminated;
-  const limit = pod.spec?.containers[0]?.resources?.limits?.["memory"];
+  const limit = pod.spec?.containers.find(isOurs)?.resources?.limits?.["memory"];
   const oom = exit?.reason === "OOMKilled" && limit !== undefined ? `, the limit is ${limit}` : "";
   const words = reason ? [reason, message] : disrupted ? [disrupted.reason, disrupted.message] : [];
   const how = exit === undefined ? [] : [`exit ${exit.exitCode} (${exit.reason ?? "no reason"})${oom}`];
@@ -817,8 +829,11 @@ class Footprint {
     const before = (/** @type {Manifest} */ { kind, metadata }) =>
       there.find((one) => one.kind === kind && one.metadata.name === metadata.name);
     const wanted = objects.filter((object) => !isAsWanted(before(object), object));
-    const isNew = (/** @type {Manifest} */ object) => before(object) === undefined;
+    // What an earlier run has left is none of this one's: settings that it had would stay among ours.
+    const stale = wanted.filter((object) => before(object) !== undefined && !RIGHTS.includes(object.kind));
+    const isNew = (/** @type {Manifest} */ object) => before(object) === undefined || stale.includes(object);
     await this.#kubectl.mayDo(wanted, isNew);
+    if (stale.length > 0) await this.#kubectl.delete(stale);
     this.#made = wanted.filter(isNew); // from here on, whatever the cluster answers
     const applied = await this.#kubectl.apply(wanted);
     return applied.find(({ kind }) => kind === "Job")?.metadata.uid ?? "";
@@ -849,20 +864,28 @@ class Footprint {
 }
 
 /**
- * Whether an object is there with all that ours says; of a Job that says nothing.
+ * Whether an object is there with all that ours says.
  * @param {Manifest | undefined} there
  * @param {Manifest} wanted
  */
-function isAsWanted(there, wanted) {
-  if (there === undefined || wanted.kind === "Job" || wanted.kind === "Secret") return false;
-  const fields = Object.keys(wanted).filter((field) => !["metadata", "apiVersion", "kind"].includes(field));
-  return fields.every((field) => isDeepStrictEqual(withoutNamespace(there[field]), withoutNamespace(wanted[field])));
+function isAsWanted(there, { metadata: _metadata, ...wanted }) {
+  return there !== undefined && RIGHTS.includes(there.kind) && covers(there, wanted);
 }
 
-/** The API fills in what subjects leave out. @param {any} value */
-function withoutNamespace(value) {
-  if (!Array.isArray(value)) return value;
-  return value.map((one) => typeof one === "object" ? { ...one, namespace: undefined, apiGroup: undefined } : one);
+/** Rights may have been made beforehand, by somebody who may; all else is one run's own. */
+const RIGHTS = ["ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
+
+/**
+ * What the API fills in makes no difference.
+ * @param {any} there
+ * @param {any} wanted
+ * @returns {boolean}
+ */
+function covers(there, wanted) {
+  if (typeof wanted !== "object" || wanted === null) return there === wanted;
+  if (typeof there !== "object" || there === null) return false;
+  if (Array.isArray(wanted) && wanted.length !== there.length) return false;
+  return Object.entries(wanted).every(([key, value]) => covers(there[key], value));
 }
 
 /** A pod's log, followed until its container has ended, however often the connection does; its record is set apart. */
@@ -1089,6 +1112,18 @@ async function renderJob(options, folder) {
   }
   rendered.carry(files);
   return rendered;
+}
+
+/**
+ * To cordon a node takes more than a namespace's rights: only a drain asks for them.
+ * @param {Kubectl} kubectl
+ */
+async function renderNodeRights(kubectl) {
+  const objects = await kubectl.render(here("deploy/drill/drain"), {});
+  for (const { subjects = [] } of objects) {
+    for (const subject of subjects) subject.namespace = kubectl.namespace;
+  }
+  return objects;
 }
 
 /**

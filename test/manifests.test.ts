@@ -1218,7 +1218,7 @@ const pod = (job, index) => ({
   kind: "Pod",
   metadata: { name: "load-" + index, uid: "pod-" + index, ownerReferences: [{ uid }] },
   spec: job.spec.template.spec,
-  status: { containerStatuses: [{ state: JSON.parse(STATE) }] },
+  status: { containerStatuses: [{ name: job.metadata.name, state: JSON.parse(STATE) }] },
 });
 const answers = {
   "get --raw /version": () => say({}),
