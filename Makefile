@@ -32,7 +32,7 @@ help:
 	@awk '/^# /{text=substr($$0,3)} /^[a-z][a-z0-9-]*:/{sub(/:.*/,"",$$1); if(text!="")printf "  make %-16s %s\n",$$1,text} !/^# /{text=""}' $(MAKEFILE_LIST)
 
 node_modules/.package-lock.json: package.json package-lock.json
-	npm ci --ignore-scripts --no-audit --no-fund
+	npm ci --ignore-scripts --no-audit --no-fund >&2
 	@touch $@
 .tools/installed: Makefile
 	@mkdir -p $(@D)

@@ -122,9 +122,9 @@ const DISRUPTIONS = {
   watch: undefined,
 };
 /** Settings of the client that the manifests decide. */
-const CHOSEN = ["admin-port", "evidence", "service-account", "target-deployment"];
+const CHOSEN = ["admin-port", "evidence", "service-account"];
 /** Settings that this command reads itself, and writes into the ConfigMap. */
-const COMPUTED = ["url", "disrupt", "target", "target-selector", "report", "check", "header"];
+const COMPUTED = ["url", "disrupt", "target", "target-deployment", "target-selector", "report", "check", "header"];
 /** Settings that may be a file of this machine: it goes along in a Secret. */
 const FILES = ["tls-ca", "tls-cert", "tls-key", "token-file", "dialect"];
 const CARRIED = "/etc/drill";
@@ -246,8 +246,14 @@ async function checkFiles({ given, json }) {
 }
 
 /** A target of one's own, with neither a namespace nor an environment. @param {Context} options */
-function isOwn({ own }) {
-  return own["namespace"] === "" && own.env === "" && Boolean(own["target"] || process.env["TARGET"]);
+function isOwn({ own, given }) {
+  return own["namespace"] === "" && own.env === "" && askedTarget({ own, given }) !== "";
+}
+
+/** By the setting, or the older one that names a Deployment. @param {Pick<Context, "own" | "given">} options */
+function askedTarget({ own, given }) {
+  const { TARGET, TARGET_DEPLOYMENT } = process.env;
+  return own["target"] || given["target-deployment"]?.at(-1) || TARGET || TARGET_DEPLOYMENT || "";
 }
 
 /** @param {Context} options */
@@ -276,8 +282,8 @@ function checkReport(file, disrupt) {
  * @param {keyof typeof DISRUPTIONS} disrupt
  * @returns {Promise<Workload>}
  */
-async function findWorkload({ kubectl, own, interrupt }, disrupt) {
-  const target = own["target"] || process.env["TARGET"] || DEFAULT_TARGET;
+async function findWorkload({ kubectl, own, given, interrupt }, disrupt) {
+  const target = askedTarget({ own, given }) || DEFAULT_TARGET;
   const [kind, name] = target.includes("/") ? target.split("/", 2) : ["deployment", target];
   if (!kind || !name) throw new UserError(`--target must be KIND/NAME: current value is '${target}'`);
   const kinds = DISRUPTIONS[disrupt];

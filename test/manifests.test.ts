@@ -792,7 +792,7 @@ describe("manifests", { skip }, () => {
       "client-settings.env",
       "DIALECT=auto",
       "DIALECT=klingon",
-      /--dialect must be one of auto, v1, plain/,
+      /--dialect must be auto, v1, plain, /,
     ],
     [
       "a budget for nobody",
@@ -1566,7 +1566,7 @@ describe("the workflow", () => {
   const workflow = readFileSync(".github/workflows/build-and-push.yml", "utf8");
 
   it("names every action by its commit, with the version beside it", () => {
-    const actions = workflow.split("\n").filter((line) => line.includes("uses:"));
+    const actions = workflow.split("\n").filter((line) => line.includes("uses:") && !line.includes(" ./"));
     assert.notEqual(actions.length, 0);
     for (const line of actions) assert.match(line, /^ +- uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/);
   });
