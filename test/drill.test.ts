@@ -767,6 +767,20 @@ describe("drill.mjs", { skip }, () => {
     );
   });
 
+  it("counts the sessions by pod on one live line of a terminal", {
+    skip: !has("script", "--version") && "script makes a terminal, and there is none here",
+  }, async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const kubernetes = await startKubernetes(t, cluster);
+    const flags = [`--namespace=${NAMESPACE}`, `--url=${cluster.env.SERVER_URL}`, "--sessions=3", "--interval=50ms"];
+    const drill = [process.execPath, "drill.mjs", ...flags].join(" ");
+    const env = { ...kubernetes.env, COLUMNS: "200", TERM: "xterm" };
+    const { code, stdout } = await run(t, ["script", "-qec", `stty cols 200; ${drill}`, "/dev/null"], env);
+    assert.equal(code, 0, stdout);
+    assert.ok(stdout.includes(`\r\x1b[K${cluster.victim} 3; waiting for the pod to end`), stdout);
+    assert.match(stdout, /\r\x1b\[Kwaiting for the drill's pod to start, since \d\d:\d\d:\d\d \(/);
+  });
+
   it("shows every line once, however often the connection is lost", async (t) => {
     const drill = await startDrill(t, "delete-graceful", [], { cuts: / steady / });
     assert.equal((await drill.exited).code, 0, drill.lines.join("\n"));
