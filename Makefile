@@ -32,16 +32,13 @@ help:
 	@awk '/^# /{text=substr($$0,3)} /^[a-z][a-z0-9-]*:/{sub(/:.*/,"",$$1); if(text!="")printf "  make %-16s %s\n",$$1,text} !/^# /{text=""}' $(MAKEFILE_LIST)
 
 node_modules/.package-lock.json: package.json package-lock.json
-	npm ci --ignore-scripts --no-audit --no-fund >&2
-	@touch $@
+	npm ci --ignore-scripts --no-audit --no-fund >&2 && touch $@
 .tools/installed: Makefile
-	@mkdir -p $(@D)
-	npm install --prefix $(@D) --no-audit --no-fund --no-save --loglevel=error $(TOOLS)
+	mkdir -p $(@D) && npm install --prefix $(@D) --no-audit --no-fund --no-save --loglevel=error $(TOOLS)
 	@touch $@
 # What drill.mjs needs; a build leaves what has not changed, and its time.
 dist/client.js: $(BUILT_FROM) | node_modules/.package-lock.json
 	@npm run --silent build && touch $@
-
 # Build dist/server.js and dist/client.js.
 build: node_modules/.package-lock.json
 	@npm run --silent build
@@ -62,10 +59,16 @@ bench: build
 # Check the verdicts of hundreds of rehearsals with settings at random (SOAK='--runs 500 --jobs 3 --hogs 2 --seed 1').
 soak: build
 	@node bench/soak.mjs $(SOAK)
+# Say FRAMES hostile messages over sockets, to the server and to the client, and decode as many: both must live on.
+fuzz: node_modules/.package-lock.json
+	@node build.mjs --tests
+	FUZZ_FRAMES=$(FRAMES) HOSTILE_FRAMES=$(FRAMES) node --test --test-reporter=spec --test-name-pattern=$(HOSTILE) \
+		dist/test/protocol.test.mjs dist/test/server.test.mjs dist/test/client.test.mjs
+FRAMES ?= 1000000
+HOSTILE = 'hostile messages|whatever a server says|SyntaxError of bounded length'
 # Test the tests: change protocol.ts in one place after another, and see that some test fails each time.
 mutate: node_modules/.package-lock.json
 	@node bench/mutate.mjs
-
 # Build the container image for this machine.
 image:
 	$(DOCKER) build -t $(IMAGE) .
@@ -76,7 +79,6 @@ run-server:
 run-client:
 	$(DOCKER) run --rm --add-host $(GATEWAY):host-gateway -p 9091:9091 -e SERVER_URL=ws://$(GATEWAY):8080/ws $(IMAGE) client.js
 GATEWAY := host.docker.internal
-
 # Deploy to the cluster (ENV=local|staging|production).
 k8s-apply: dist/client.js
 	@node drill.mjs apply $(WITH_IMAGE)
@@ -108,7 +110,6 @@ k8s-status:
 	@$(KUBECTL) get pods -n $(NAMESPACE) -o wide
 ENDPOINTS = POD:.endpoints[*].targetRef.name,READY:.endpoints[*].conditions.ready, \
 	SERVING:.endpoints[*].conditions.serving,TERMINATING:.endpoints[*].conditions.terminating
-
 # Roll a fault into the servers (FAULT=exit-at-sigterm, ...); FAULT=none takes it out.
 k8s-fault:
 	@[ -n "$(FAULT)" ] || { echo "Usage: make k8s-fault FAULT=<fault>, see docs/verdict.md; none takes it out"; exit 1; }
@@ -120,7 +121,6 @@ k8s-drill: dist/client.js
 # Hold thousands of sessions from many pods and judge them (LOAD_PODS=4 SESSIONS=1000), while a drill runs beside it.
 k8s-load: dist/client.js
 	@node drill.mjs load $(JOB) $(call given,LOAD_PODS,pods) || $(call say_code,load)
-
 # Make the token that clients show, or change it (ENV=...): a new one, never printed.
 k8s-token: dist/client.js
 	@node drill.mjs token $(TO_CLUSTER)
@@ -144,6 +144,6 @@ SCREENSHOT = $(CHROMIUM) --headless --hide-scrollbars --window-size=1200,780 --s
 clean:
 	rm -rf dist node_modules .tools
 
-.PHONY: help build rehearse test check bench soak mutate image run-server run-client k8s-apply k8s-delete k8s-restart \
+.PHONY: help build rehearse test check bench soak fuzz mutate image run-server run-client k8s-apply k8s-delete k8s-restart \
 	k8s-list-pods k8s-delete-pod k8s-logs-server k8s-logs-client k8s-status k8s-fault k8s-drill k8s-load k8s-token \
 	k8s-tls-secret k8s-filebeat k8s-watch pictures clean
