@@ -3384,6 +3384,7 @@ function isStdout(file: string): boolean {
 const RECORD = "-.record";
 
 function reportFile(text: string): string {
+  if (text === RECORD) return text;
   if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError(`must end in ${endingsOf(REPORTS)}`);
   if (isStdout(text)) return text;
   try {

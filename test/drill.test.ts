@@ -359,7 +359,7 @@ async function startKubernetes(
   /** The Deployment's replicas are what the client in the pod makes of them. */
   function liveOf(object: Anything): Anything {
     if (object.kind !== "Deployment") return object;
-    return { ...object, spec: { ...object.spec, ...cluster.deployment.spec } };
+    return { ...object, spec: { ...object.spec, replicas: cluster.deployment.spec.replicas } };
   }
   function list(response: ServerResponse, [base, plural, kind]: (typeof KINDS)[number], query: URLSearchParams): void {
     const labels = (query.get("labelSelector") ?? "").split(",").filter(Boolean).map((pair) => pair.split("="));
