@@ -1,6 +1,6 @@
 // Builds dist/server.js, dist/client.js and the package's command; with --tests also the tests, for Nodes that cannot run
 // TypeScript.
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { build, transformSync } from "esbuild";
 
@@ -24,13 +24,11 @@ const COMMANDS = {
     "play the end of a pod on this machine, with your own server or with ours",
     "--server 'node my-server.js' --path /socket",
   ],
-  ...existsSync("drill.mjs") && {
-    drill: [
-      'import("./drill.mjs")',
-      "disrupt a pod on a cluster, and judge what becomes of its sessions",
-      "--disrupt rollout --target deployment/shop-api --url ws://shop-api/socket",
-    ],
-  },
+  drill: [
+    'import("./drill.mjs")',
+    "disrupt a pod on a cluster, and judge what becomes of its sessions",
+    "--disrupt rollout --target deployment/shop-api --url ws://shop-api/socket",
+  ],
   report: [
     'require("./protocol.ts").run(require("./report.mjs").main)',
     "show a result as text, page, JUnit or Markdown, or compare two",

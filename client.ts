@@ -35,7 +35,7 @@ import {
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderCheck, renderPage, REPORTS, sample,
+  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderCheck, renderPage, renderRecord, REPORTS, sample,
   securityHeaders, size, spread, writeReport, writeWhole,
 } from "./report.mjs";
 
@@ -343,7 +343,8 @@ async function main(): Promise<void> {
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
   kleur.enabled = false; // reports have no colour
   for (const file of settings.report) {
-    if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]!(result));
+    if (file === RECORD) process.stdout.write(renderRecord(result));
+    else if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]!(result));
     else tryReport(file, result);
   }
   useColour(process.stdout);
@@ -3382,7 +3383,11 @@ function isStdout(file: string): boolean {
   return file.startsWith("-.");
 }
 
+/** What drill.mjs asks of a pod: the result as lines that survive a log. */
+const RECORD = "-.record";
+
 function reportFile(text: string): string {
+  if (text === RECORD) return text;
   if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError(`must end in ${endingsOf(REPORTS)}`);
   if (isStdout(text)) return text;
   try {

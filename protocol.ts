@@ -1677,7 +1677,12 @@ export function companyOf(
   const everybody = handover.dialect !== "v1" && together.length >= sessions &&
     (1 + others.length) ** (1 - together.length) < UNLIKELY;
   // Where no pod was ending none of them is cleared by the others.
-  return { together: together.length, elsewhere: elsewhere.length % together.length, everybody, difference };
+  return {
+    together: together.length,
+    elsewhere: elsewhere.length % together.length,
+    everybody,
+    ...difference && { difference },
+  };
 }
 
 /** One pod's end, graceful for the sessions of one path and a cut for those of another. */

@@ -9,6 +9,7 @@
  *
  * @module
  */
+import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import {
   existsSync,
@@ -23,6 +24,7 @@ import {
 import { dirname, resolve } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { gunzipSync, gzipSync } from "node:zlib";
 import kleur from "kleur";
 import mri from "mri";
 
@@ -98,6 +100,64 @@ export const endingOf = (file) => file.slice(file.lastIndexOf(".") + 1);
 export function writeReport(file, result) {
   kleur.enabled = false; // files have no colour
   writeWhole(file, /** @type {(result: Result) => string} */ (REPORTS[endingOf(file)])(result));
+}
+
+/** Characters of a record's line: below the 16 KiB from which container runtimes break lines. */
+const RECORD_LINE = 8000;
+/** More than any result has: a line that says so is none of a record. */
+const MAX_RECORD_LINES = 100_000;
+const MAX_RECORD_BYTES = 2 ** 29;
+
+/**
+ * A result as lines that a log brings out of a pod: compressed, since logs are rotated, each numbered and with the checksum
+ * of the whole, since they lose lines.
+ * @param {Result} result
+ */
+export function renderRecord(result) {
+  const text = gzipSync(toJson(result)).toString("base64");
+  const parts = /** @type {string[]} */ (text.match(new RegExp(`.{1,${RECORD_LINE}}`, "g")));
+  return parts.map((part, index) => `record ${index + 1}/${parts.length} ${checksum(text)} ${part}\n`).join("");
+}
+
+/** Puts a record together again, from as many readings of the log as it takes. */
+export class RecordReader {
+  /** @type {Map<number, string>} */
+  #parts = new Map();
+  #count = 0;
+  #checksum = "";
+
+  /**
+   * Whether the line is one of a record.
+   * @param {string} line
+   */
+  take(line) {
+    const [, number, count, sum = "", part = ""] = /^record (\d+)\/(\d+) ([0-9a-f]{16}) ([\w+/=]+)$/.exec(line) ?? [];
+    if (part === "" || Number(count) > MAX_RECORD_LINES) return false;
+    this.#count = Number(count);
+    this.#checksum = sum;
+    this.#parts.set(Number(number), part);
+    return true;
+  }
+
+  /** Lines that have not come; null where none has. */
+  get missing() {
+    return this.#parts.size === 0 ? null : Math.max(0, this.#count - this.#parts.size);
+  }
+
+  /**
+   * The result; undefined where it is not whole.
+   * @returns {Result | undefined}
+   */
+  result() {
+    const text = Array.from({ length: this.#count }, (_, index) => this.#parts.get(index + 1) ?? "").join("");
+    if (this.#count === 0 || checksum(text) !== this.#checksum) return undefined;
+    return JSON.parse(gunzipSync(Buffer.from(text, "base64"), { maxOutputLength: MAX_RECORD_BYTES }).toString());
+  }
+}
+
+/** @param {string} text */
+function checksum(text) {
+  return createHash("sha256").update(text).digest("hex").slice(0, 16);
 }
 
 /**

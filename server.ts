@@ -20,7 +20,7 @@ import {
 } from "node:http";
 import { createServer as createTlsServer, type Server as HttpsServer } from "node:https";
 import type { Socket } from "node:net";
-import { hostname } from "node:os";
+import { hostname, networkInterfaces } from "node:os";
 import process from "node:process";
 import type { Duplex } from "node:stream";
 import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
@@ -836,7 +836,8 @@ export class Server {
         this.#close();
         return { port, adminPort };
       }
-      const shown = host.includes(":") ? `[${host}]` : host || "localhost";
+      const address = host || podAddress() || "localhost";
+      const shown = address.includes(":") ? `[${address}]` : address;
       const where = `${name} on ${tlsCert === "" ? "ws" : "wss"}://${shown}:${port}/ws, admin port ${adminPort}`;
       const labels = { server: name, instance: this.#common.instance, port, adminPort, fault };
       this.#log.line("listening", fault === "none" ? where : `${where}, fault ${fault}`, labels);
@@ -1052,6 +1053,12 @@ function digestOf(token: string): Buffer {
 /** Enough of an id for people to tell sessions apart; the labels have all of it. */
 function brief(id: string): string {
   return id.slice(0, 8);
+}
+
+/** Where a pod's server is reached: nobody calls it localhost there. Undefined outside of a cluster. */
+function podAddress(): string | undefined {
+  if (process.env["KUBERNETES_SERVICE_HOST"] === undefined) return undefined;
+  return Object.values(networkInterfaces()).flat().find((one) => one?.internal === false)?.address;
 }
 
 /** HH:MM:SS, as the plain dialect has it. */

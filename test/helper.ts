@@ -88,6 +88,10 @@ export function start(
   return { child, lines, stdout: () => stdout, line, exited };
 }
 
+/** Whether a program is here, and does what these arguments ask. */
+export const has = (program: string, ...args: string[]): boolean =>
+  spawnSync(program, args, { stdio: "ignore" }).status === 0;
+
 /** Runs a program to its end. */
 export async function run(t: TestContext, command: string[], env: Record<string, string> = {}) {
   const program = start(t, command, env);

@@ -9,7 +9,7 @@ import { after, before, describe, it, type TestContext } from "node:test";
 import { promisify } from "node:util";
 import { connect, start } from "./helper.ts";
 
-const COMMANDS = ["rehearse", ...existsSync("drill.mjs") ? ["drill"] : [], "report", "server", "client"];
+const COMMANDS = ["rehearse", "drill", "report", "server", "client"];
 const NAME = "k8s-graceful-shutdown-test";
 
 const kubectl = spawnSync("kubectl", ["version", "--client"]).status === 0;

@@ -5,6 +5,7 @@ import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect as connectTcp, createServer as createTcpServer } from "node:net";
+import { networkInterfaces } from "node:os";
 import process from "node:process";
 import { describe, it as test, type TestContext } from "node:test";
 import { WebSocket } from "ws";
@@ -874,3 +875,13 @@ function isFrame(message: string | string[]): boolean {
     return false; // also where this very decode is not up to it
   }
 }
+
+test("in a pod the server says the address at which it is reached, and nowhere else another than localhost", async (t) => {
+  const command = [process.execPath, "dist/server.js", "--port=0", "--admin-port=0", "--name=server-1"];
+  const address = Object.values(networkInterfaces()).flat().find((one) => one?.internal === false)?.address ??
+    "localhost";
+  const shown = address.includes(":") ? `[${address}]` : address;
+  const inPod = await start(t, command, { KUBERNETES_SERVICE_HOST: "10.96.0.1" }).line(/ listening /);
+  assert.ok(inPod.includes(` on ws://${shown}:`), inPod);
+  assert.match(await start(t, command).line(/ listening /), / on ws:\/\/localhost:\d+\/ws,/);
+});

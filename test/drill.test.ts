@@ -1,0 +1,1030 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { createServer as createHttpsServer } from "node:https";
+import { join, resolve } from "node:path";
+import process from "node:process";
+import { createInterface } from "node:readline";
+import { describe, it, type TestContext } from "node:test";
+import { parse } from "yaml";
+import { DISRUPTIONS, type Result } from "../client.ts";
+import { RecordReader, renderRecord } from "../report.mjs";
+import { certificate, has, run, start, startCluster } from "./helper.ts";
+
+const skip = !has("kubectl", "version", "--client")
+  ? "kubectl drives the drill, and there is none here"
+  : !certificate() &&
+    "openssl makes the API server's certificate, and there is none here";
+
+const NAMESPACE = "rec";
+
+// ---- A cluster that kubectl can talk to: objects, a Job controller, and a kubelet that runs the drill's own pod
+
+// deno-lint-ignore no-explicit-any
+type Anything = any;
+interface Need {
+  verb: string;
+  resource: string;
+}
+
+/** Where a kind lives: path, plural, kind. */
+const KINDS = [
+  ["api/v1", "namespaces", "Namespace"],
+  ["api/v1", "pods", "Pod"],
+  ["api/v1", "configmaps", "ConfigMap"],
+  ["api/v1", "secrets", "Secret"],
+  ["api/v1", "services", "Service"],
+  ["api/v1", "serviceaccounts", "ServiceAccount"],
+  ["api/v1", "events", "Event"],
+  ["apis/apps/v1", "deployments", "Deployment"],
+  ["apis/apps/v1", "statefulsets", "StatefulSet"],
+  ["apis/apps/v1", "daemonsets", "DaemonSet"],
+  ["apis/batch/v1", "jobs", "Job"],
+  ["apis/rbac.authorization.k8s.io/v1", "roles", "Role"],
+  ["apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding"],
+  ["apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice"],
+  ["apis/argoproj.io/v1alpha1", "rollouts", "Rollout"],
+] as const;
+
+/** What befalls the drill's pod, and what the person may not do. */
+interface Scenario {
+  /** The Job controller's pods: how many are made, or the reason why none is. */
+  refused?: string;
+  podless?: boolean;
+  /** Instead of running: the container's state, and the pod's conditions. */
+  waiting?: { reason: string; message: string };
+  unscheduled?: string;
+  /** Ends the pod once its log has such a line. */
+  ends?: { at: RegExp; status: object; terminated: object };
+  /** What a reading of the log (the first is 1) does not get. */
+  loses?: (line: string, reading: number) => boolean;
+  /** Cuts the connection of a log once it has sent such a line. */
+  cuts?: RegExp;
+  denies?: (need: Need) => boolean;
+  objects?: Anything[];
+  /** Flags of the client in the pod that are not the drill's business. */
+  podEnv?: Record<string, string>;
+}
+
+async function startKubernetes(
+  t: TestContext,
+  cluster: Awaited<ReturnType<typeof startCluster>>,
+  scenario: Scenario = {},
+) {
+  const store = new Map<string, Anything>();
+  const watches = new Set<{ matches: (key: string, object: Anything) => boolean; response: ServerResponse }>();
+  const asked: string[] = [];
+  const made: Anything[] = [];
+  const told: { type: string; key: string; object: Anything }[] = [];
+  const logs = new Map<string, { lines: string[]; ended: boolean; readings: number; followers: Set<() => void> }>();
+  const children = new Map<string, ReturnType<typeof spawn>>();
+  const waiting = new Set<() => void>();
+  let version = 1000;
+  let over = false;
+  t.after(() => {
+    over = true;
+    children.forEach((child) => child.kill("SIGKILL"));
+  });
+  const later = (ms: number, action: () => void) => void setTimeout(() => over || action(), ms).unref();
+
+  // ---- Objects
+
+  const keyOf = ({ kind, metadata }: Anything) => `${KINDS.find(([, , one]) => one === kind)![1]}/${metadata.name}`;
+  function put(object: Anything): Anything {
+    const key = keyOf(object);
+    const before = store.get(key);
+    made.push(object);
+    object.metadata = {
+      namespace: NAMESPACE,
+      uid: before?.metadata.uid ?? randomUUID(),
+      creationTimestamp: before?.metadata.creationTimestamp ?? new Date().toISOString().slice(0, 19) + "Z",
+      ...object.metadata,
+      resourceVersion: String(++version),
+    };
+    if (object.kind === "Namespace") delete object.metadata.namespace;
+    store.set(key, object);
+    tell(before === undefined ? "ADDED" : "MODIFIED", key, object);
+    if (object.kind === "Job" && before === undefined) startJob(object);
+    return object;
+  }
+  function drop(key: string): void {
+    const object = store.get(key);
+    store.delete(key);
+    if (object !== undefined) {
+      tell("DELETED", key, { ...object, metadata: { ...object.metadata, resourceVersion: String(++version) } });
+    }
+  }
+  function tell(type: string, key: string, object: Anything): void {
+    told.push({ type, key, object });
+    for (const { matches, response } of watches) {
+      if (matches(key, object)) response.write(`${JSON.stringify({ type, object })}\n`);
+    }
+    for (const check of waiting) check();
+  }
+
+  // ---- The Job controller, and kubelet
+
+  function startJob(job: Anything): void {
+    const { uid, name } = job.metadata;
+    if (scenario.refused !== undefined) {
+      return void put({
+        apiVersion: "v1",
+        kind: "Event",
+        metadata: { name: `${name}.1` },
+        involvedObject: { kind: "Job", name, uid },
+        reason: "FailedCreate",
+        message: `Error creating: ${scenario.refused}`,
+      });
+    }
+    if (scenario.podless) return;
+    for (let index = 0; index < (job.spec.parallelism ?? 1); index++) later(30, () => startPod(job, index));
+  }
+  function startPod(job: Anything, index: number): void {
+    if (!store.has(keyOf(job))) return;
+    const { name, uid } = job.metadata;
+    const isLoad = name === "load";
+    const pod = put({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: {
+        name: isLoad ? `${name}-${index}-abcde` : `${name}-x7k2p`,
+        labels: { ...job.spec.template.metadata.labels, "job-name": name },
+        ownerReferences: [{ apiVersion: "batch/v1", kind: "Job", name, uid }],
+      },
+      spec: job.spec.template.spec,
+      status: { phase: "Pending", conditions: [] },
+    });
+    if (scenario.unscheduled !== undefined) {
+      const condition = {
+        type: "PodScheduled",
+        status: "False",
+        reason: "Unschedulable",
+        message: scenario.unscheduled,
+      };
+      return void put({ ...pod, status: { phase: "Pending", conditions: [condition] } });
+    }
+    if (scenario.waiting !== undefined) return void setState(pod.metadata.name, { waiting: scenario.waiting });
+    runPod(job, pod);
+  }
+  function setState(name: string, state: object, status: object = {}): void {
+    const pod = store.get(`pods/${name}`);
+    if (pod === undefined) return;
+    const containerStatuses = [{ name: pod.spec.containers[0].name, restartCount: 0, state }];
+    put({ ...pod, status: { ...pod.status, containerStatuses, ...status } });
+  }
+  function runPod(job: Anything, { metadata: { name }, spec }: Anything): void {
+    const [container] = spec.containers;
+    const config = store.get(`configmaps/${container.envFrom[0].configMapRef.name}`);
+    const env = { ...config.data, ...cluster.env, ADMIN_PORT: "0", ...scenario.podEnv };
+    if (config.data.SERVER_URL) env.SERVER_URL = config.data.SERVER_URL;
+    for (const key of Object.keys(env)) if (env[key] === "") delete env[key];
+    const args = [`dist/${container.args[0]}`, ...container.args.slice(1)];
+    const child = spawn(process.execPath, args, {
+      env: { PATH: process.env["PATH"], ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    children.set(name, child);
+    const log = { lines: [] as string[], ended: false, readings: 0, followers: new Set<() => void>() };
+    logs.set(name, log);
+    setState(name, { running: { startedAt: new Date().toISOString() } }, { phase: "Running" });
+    let killed: NonNullable<Scenario["ends"]> | undefined;
+    const onLine = (line: string) => {
+      const stamp = new Date().toISOString().replace("Z", `${String(log.lines.length % 1e6).padStart(6, "0")}Z`);
+      log.lines.push(`${stamp} ${line}`);
+      log.followers.forEach((news) => news());
+      waiting.forEach((check) => check());
+      if (killed === undefined && scenario.ends?.at.test(line)) {
+        killed = scenario.ends;
+        child.kill("SIGKILL");
+      }
+    };
+    for (const stream of [child.stdout, child.stderr]) createInterface({ input: stream! }).on("line", onLine);
+    child.on("close", (code, signal) => {
+      log.ended = true;
+      log.followers.forEach((news) => news());
+      const exitCode = code ?? (signal === "SIGTERM" ? 143 : 137);
+      const terminated = killed?.terminated ?? { exitCode, reason: exitCode === 0 ? "Completed" : "Error" };
+      const phase = exitCode === 0 ? "Succeeded" : "Failed";
+      setState(name, { terminated }, { phase, ...killed?.status });
+      endJob(job.metadata.name);
+    });
+  }
+  function endJob(name: string): void {
+    const job = store.get(`jobs/${name}`);
+    if (job === undefined) return;
+    const pods = podsOf(job);
+    if (job.metadata.deletionTimestamp !== undefined) return removeJob(job);
+    if (!pods.every(({ status }) => ["Succeeded", "Failed"].includes(status.phase))) return;
+    const type = pods.every(({ status }) => status.phase === "Succeeded") ? "Complete" : "Failed";
+    put({ ...job, status: { conditions: [{ type, status: "True" }] } });
+  }
+  const podsOf = ({ metadata: { uid } }: Anything): Anything[] =>
+    [...store.values()].filter(({ kind, metadata }) => kind === "Pod" && metadata.ownerReferences?.[0].uid === uid);
+  /** In the foreground: first the pods, as long as they take. */
+  function removeJob(job: Anything): void {
+    for (const { metadata: { name } } of podsOf(job)) {
+      const child = children.get(name);
+      if (child !== undefined && child.exitCode === null && child.signalCode === null) child.kill("SIGTERM");
+      else drop(`pods/${name}`);
+    }
+    if (podsOf(job).length === 0) drop(keyOf(job));
+  }
+
+  // ---- The API
+
+  const { cert, key, file: caFile } = certificate()!;
+  const server = createHttpsServer({ cert, key }, (request, response) => void onRequest(request, response));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+
+  const send = (response: ServerResponse, body: unknown, code = 200) => {
+    response.writeHead(code, { "content-type": "application/json" });
+    response.end(JSON.stringify(body));
+  };
+  const fail = (response: ServerResponse, code: number, reason: string, message: string) =>
+    send(response, { kind: "Status", apiVersion: "v1", status: "Failure", reason, message, code }, code);
+
+  async function onRequest(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { pathname, searchParams: query } = new URL(request.url!, "https://api");
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const text = Buffer.concat(chunks).toString();
+    asked.push(`${request.method} ${pathname}`);
+    for (const check of waiting) check();
+    const discovered = discovery(pathname);
+    if (discovered !== undefined) return send(response, discovered);
+    if (pathname.endsWith("/selfsubjectaccessreviews")) {
+      const { spec } = JSON.parse(text);
+      const { verb, resource, subresource } = spec.resourceAttributes;
+      const allowed = !scenario.denies?.({ verb, resource: subresource ? `${resource}/${subresource}` : resource });
+      return send(response, {
+        apiVersion: "authorization.k8s.io/v1",
+        kind: "SelfSubjectAccessReview",
+        spec,
+        status: { allowed },
+      });
+    }
+    const [, base, plural, name, subresource] =
+      /^\/((?:api|apis\/[^/]+)\/[^/]+)\/(?:namespaces\/[^/]+\/)?([^/]+)(?:\/([^/]+))?(?:\/([^/]+))?$/.exec(pathname) ??
+        [];
+    const known = KINDS.find(([path, one]) => path === base && one === plural);
+    if (known === undefined) return fail(response, 404, "NotFound", "the server could not find the requested resource");
+    const inNamespace = /namespaces\/([^/]+)\//.exec(pathname)?.[1] ?? NAMESPACE;
+    const verb = { PATCH: "patch", POST: "create", DELETE: "delete" }[request.method!] ??
+      (name === undefined ? "list" : "get");
+    const resource = subresource === undefined ? plural! : `${plural}/${subresource}`;
+    if (scenario.denies?.({ verb, resource })) {
+      const cannot =
+        `User "jane" cannot ${verb} resource "${resource}" in API group "" in the namespace "${NAMESPACE}"`;
+      return fail(response, 403, "Forbidden", `${resource} is forbidden: ${cannot}`);
+    }
+    const found = inNamespace === NAMESPACE ? store.get(`${plural}/${name}`) : undefined;
+    if (request.method === "GET" && name === undefined) return list(response, known, query);
+    if (request.method === "GET" && subresource === "log") return readLog(response, name!, query);
+    if (subresource === "scale") return scale(response, found, request.method!, text);
+    if (request.method === "GET" && found !== undefined) return send(response, liveOf(found));
+    if (request.method === "POST" || (request.method === "PATCH" && subresource === undefined)) {
+      const object = parse(text);
+      if (object.kind === "Secret" && object.stringData) {
+        object.data = Object.fromEntries(
+          Object.entries(object.stringData).map((
+            [key, value],
+          ) => [key, Buffer.from(value as string).toString("base64")]),
+        );
+      }
+      return send(
+        response,
+        put({ ...found, ...object, metadata: { ...found?.metadata, ...object.metadata } }),
+        found === undefined ? 201 : 200,
+      );
+    }
+    if (found === undefined) return fail(response, 404, "NotFound", `${plural} "${name}" not found`);
+    if (request.method === "DELETE") {
+      if (plural === "jobs") {
+        const job = put({ ...found, metadata: { ...found.metadata, deletionTimestamp: new Date().toISOString() } });
+        later(10, () => removeJob(job));
+        return send(response, job);
+      }
+      drop(`${plural}/${name}`);
+      return send(response, {
+        kind: "Status",
+        apiVersion: "v1",
+        status: "Success",
+        details: { uid: found.metadata.uid },
+      });
+    }
+    fail(response, 405, "MethodNotAllowed", `${request.method} ${pathname}`);
+  }
+  function discovery(path: string): object | undefined {
+    if (path === "/version") return { major: "1", minor: "36", gitVersion: "v1.36.0" };
+    if (path === "/api") return { kind: "APIVersions", versions: ["v1"] };
+    const groups = [...new Set(KINDS.map(([path]) => path).filter((path) => path.startsWith("apis/")))];
+    if (path === "/apis") {
+      return {
+        kind: "APIGroupList",
+        apiVersion: "v1",
+        groups: groups.map((path) => {
+          const [, name, version] = path.split("/");
+          const preferredVersion = { groupVersion: `${name}/${version}`, version };
+          return { name, versions: [preferredVersion], preferredVersion };
+        }),
+      };
+    }
+    const kinds = KINDS.filter(([base]) => path === `/${base}`);
+    if (kinds.length === 0) return undefined;
+    const verbs = ["create", "delete", "get", "list", "patch", "watch"];
+    const resources: object[] = kinds.map(([, name, kind]) => ({
+      name,
+      singularName: kind.toLowerCase(),
+      namespaced: kind !== "Namespace",
+      kind,
+      verbs,
+    }));
+    const scale = { singularName: "", namespaced: true, group: "autoscaling", version: "v1", kind: "Scale", verbs };
+    if (path === "/apis/apps/v1") resources.push({ name: "deployments/scale", ...scale });
+    return { kind: "APIResourceList", groupVersion: path.replace(/^\/apis?\//, ""), resources };
+  }
+  function scale(response: ServerResponse, { metadata }: Anything, method: string, text: string): void {
+    if (method !== "GET") cluster.deployment.spec.replicas = JSON.parse(text).spec.replicas;
+    const { replicas } = cluster.deployment.spec;
+    send(response, { apiVersion: "autoscaling/v1", kind: "Scale", metadata, spec: { replicas }, status: { replicas } });
+  }
+  /** The Deployment's replicas are what the client in the pod makes of them. */
+  function liveOf(object: Anything): Anything {
+    if (object.kind !== "Deployment") return object;
+    return { ...object, spec: { ...object.spec, replicas: cluster.deployment.spec.replicas } };
+  }
+  function list(response: ServerResponse, [base, plural, kind]: (typeof KINDS)[number], query: URLSearchParams): void {
+    const labels = (query.get("labelSelector") ?? "").split(",").filter(Boolean).map((pair) => pair.split("="));
+    const fields = (query.get("fieldSelector") ?? "").split(",").filter(Boolean).map((pair) => pair.split("="));
+    const at = (object: Anything, path: string) => path.split(".").reduce((value, part) => value?.[part], object);
+    const matches = (key: string, object: Anything) =>
+      key.startsWith(`${plural}/`) && labels.every(([name, value]) => object.metadata.labels?.[name!] === value) &&
+      fields.every(([path, value]) => at(object, path!) === value);
+    if (query.has("watch")) {
+      response.writeHead(200, { "content-type": "application/json" });
+      response.flushHeaders();
+      for (const { type, key, object } of told) {
+        const isNew = Number(object.metadata.resourceVersion) > Number(query.get("resourceVersion"));
+        if (isNew && matches(key, object)) response.write(`${JSON.stringify({ type, object })}\n`);
+      }
+      const watch = { matches, response };
+      watches.add(watch);
+      response.on("close", () => watches.delete(watch));
+      return;
+    }
+    const items = [...store].filter(([key, object]) => matches(key, object)).map(([, object]) => liveOf(object));
+    send(response, {
+      kind: `${kind}List`,
+      apiVersion: base.replace(/^apis?\//, ""),
+      metadata: { resourceVersion: String(version) },
+      items,
+    });
+  }
+  function readLog(response: ServerResponse, name: string, query: URLSearchParams): void {
+    const log = logs.get(name);
+    if (log === undefined) return fail(response, 400, "BadRequest", `container is waiting to start: ContainerCreating`);
+    const reading = ++log.readings;
+    response.writeHead(200, { "content-type": "text/plain" });
+    response.flushHeaders();
+    let sent = 0;
+    const since = (query.get("sinceTime") ?? "").replace("Z", "");
+    const news = () => {
+      while (sent < log.lines.length) {
+        const line = log.lines[sent++]!;
+        if (line < since || scenario.loses?.(line, reading)) continue;
+        response.write(`${query.has("timestamps") ? line : line.slice(line.indexOf(" ") + 1)}\n`);
+        if (reading === 1 && scenario.cuts?.test(line)) return void response.destroy();
+      }
+      if (log.ended || !query.has("follow")) response.end();
+    };
+    log.followers.add(news);
+    response.on("close", () => log.followers.delete(news));
+    news();
+  }
+
+  // ---- Who asks
+
+  const folder = mkdtempSync(resolve("dist/kubernetes-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const url = `https://127.0.0.1:${(server.address() as { port: number }).port}`;
+  writeFileSync(
+    join(folder, "config"),
+    JSON.stringify({
+      apiVersion: "v1",
+      kind: "Config",
+      "current-context": "here",
+      clusters: [{ name: "here", cluster: { server: url, "certificate-authority": resolve(caFile) } }],
+      users: [{ name: "jane", user: { token: "jane" } }],
+      contexts: [{ name: "here", context: { cluster: "here", user: "jane" } }],
+    }),
+  );
+  const labels = { app: "server" };
+  put({ apiVersion: "v1", kind: "Namespace", metadata: { name: NAMESPACE } });
+  const template = { metadata: { labels }, spec: { containers: [] } };
+  put({
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: { name: "server-deployment" },
+    spec: { selector: { matchLabels: labels }, template },
+  });
+  for (const object of scenario.objects ?? []) put(object);
+  const before = new Set(store.keys());
+
+  return {
+    store,
+    asked,
+    made,
+    logs,
+    children,
+    folder,
+    put,
+    env: { KUBECONFIG: join(folder, "config"), HOME: folder },
+    /** What is there that was not there before. */
+    left: () => [...store.keys()].filter((key) => !before.has(key) && !key.startsWith("events/")),
+    /** Once this holds; it is looked at whenever something happens. */
+    until: (holds: () => boolean) =>
+      new Promise<void>((resolve) => {
+        const check = () => {
+          if (!holds()) return;
+          waiting.delete(check);
+          resolve();
+        };
+        waiting.add(check);
+        check();
+      }),
+  };
+}
+
+/** Starts a drill of a cluster that plays a recording. */
+async function startDrill(
+  t: TestContext,
+  recorded: Parameters<typeof startCluster>[1],
+  flags: string[],
+  scenario: Scenario & { url?: string | null; env?: Record<string, string> } = {},
+) {
+  const cluster = await startCluster(t, recorded);
+  const kubernetes = await startKubernetes(t, cluster, scenario);
+  const url = scenario.url === null ? [] : [`--url=${scenario.url ?? cluster.env.SERVER_URL}`];
+  const pace = ["--sessions=3", "--interval=50ms", "--probe-interval=0"];
+  const command = [process.execPath, "drill.mjs", `--namespace=${NAMESPACE}`, ...url, ...pace, ...flags];
+  const program = start(t, command, { ...kubernetes.env, ...scenario.env });
+  return { ...program, cluster, kubernetes };
+}
+
+/** A workload of its own, with what leads to it. */
+const SHOP = {
+  labels: { app: "shop", tier: "api" },
+  workload: (kind: string, apiVersion = "apps/v1") => ({
+    apiVersion,
+    kind,
+    metadata: { name: "shop-api" },
+    spec: { selector: { matchLabels: SHOP.labels }, template: { metadata: { labels: SHOP.labels } } },
+  }),
+  service: (name: string, ports: object[], clusterIP = "10.0.0.1") => ({
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name },
+    spec: { selector: { app: "shop" }, ports, clusterIP },
+  }),
+  endpoints: (name: string, ready: boolean) => ({
+    apiVersion: "discovery.k8s.io/v1",
+    kind: "EndpointSlice",
+    metadata: { name: `${name}-abc`, labels: { "kubernetes.io/service-name": name } },
+    addressType: "IPv4",
+    endpoints: ready ? [{ addresses: ["10.1.0.1"], conditions: { ready } }] : [],
+  }),
+};
+
+const refuse = (verb: string, resource: string) => ({
+  denies: (need: Need) => need.verb === verb && need.resource === resource,
+});
+
+/** What keeps a drill from running, and the one line that says so. */
+const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof startDrill>[3], line: RegExp][] = [
+  ["an image that cannot be pulled", [], {
+    waiting: { reason: "ImagePullBackOff", message: 'Back-off pulling image "x"' },
+  }, /^The drill's pod did not start: ImagePullBackOff, Back-off pulling image "x"$/],
+  [
+    "a pod that fits nowhere",
+    ["--start-timeout=2s"],
+    { unscheduled: "0/3 nodes are available: 3 Insufficient cpu." },
+    /^The drill's pod did not start within 2.00s: Unschedulable, 0\/3 nodes are available: 3 Insufficient cpu\.$/,
+  ],
+  [
+    "a quota",
+    [],
+    { refused: 'pods "drill-" is forbidden: exceeded quota: compute' },
+    /^The cluster refuses the drill's pod: pods "drill-" is forbidden: exceeded quota: compute$/,
+  ],
+  [
+    "Pod Security",
+    [],
+    { refused: 'pods "drill-x" is forbidden: violates PodSecurity "restricted:latest"' },
+    /^The cluster refuses the drill's pod: .*violates PodSecurity/,
+  ],
+  [
+    "a Job that never makes a pod",
+    ["--start-timeout=4s"],
+    { podless: true },
+    /^The drill's pod did not start within 4.00s: the Job has no pod$/,
+  ],
+  ["a pod that is evicted", [], {
+    ends: {
+      at: / steady /,
+      status: { reason: "Evicted", message: "The node was low on resource: memory." },
+      terminated: { exitCode: 137, reason: "Error" },
+    },
+  }, /^The drill was ended before its verdict: Evicted, The node was low on resource: memory\., exit 137 \(Error\)$/],
+  ["a pod that is out of memory", [], {
+    ends: { at: / steady /, status: {}, terminated: { exitCode: 137, reason: "OOMKilled" } },
+  }, /^The drill was ended before its verdict: exit 137 \(OOMKilled\), the limit is 256Mi$/],
+  ["no right to make Jobs", [], refuse("create", "jobs"), /^You may not create jobs\.batch in namespace rec$/],
+  ["no right to read logs", [], refuse("get", "pods/log"), /^You may not get pods\/log in namespace rec$/],
+  [
+    "no right to make Roles",
+    [],
+    refuse("create", "roles"),
+    /^You may not create roles\.rbac\.authorization\.k8s\.io in namespace rec$/,
+  ],
+  [
+    "no right to see the target",
+    [],
+    refuse("get", "deployments"),
+    /cannot get resource "deployments" in API group "" in the namespace "rec"$/,
+  ],
+  ["a context that does not exist", ["--context=nowhere"], {}, /^context "nowhere" does not exist$/],
+  ["no cluster", [], { env: { KUBECONFIG: "/dev/null" } }, /^The connection to the server localhost:8080 was refused/],
+  ["no kubectl", ["--kubectl=/nowhere/kubectl"], {}, /^Cannot run \/nowhere\/kubectl: /],
+  [
+    "a namespace that does not exist",
+    ["--namespace=elsewhere"],
+    {},
+    /^There is no deployment server-deployment in namespace elsewhere, which does not exist$/,
+  ],
+  [
+    "a target that does not exist",
+    ["--target=deployment/nobody"],
+    {},
+    /^There is no deployment nobody in namespace rec$/,
+  ],
+  [
+    "a kind that nobody knows",
+    ["--target=rollout/shop-api"],
+    {},
+    /^Cannot delete rollout\/shop-api: --disrupt delete takes a deployment, statefulset, daemonset; --disrupt watch looks on/,
+  ],
+  [
+    "a DaemonSet that cannot be scaled",
+    ["--target=daemonset/agent", "--disrupt=scale-in"],
+    {},
+    /^Cannot scale-in daemonset\/agent: .*--disrupt watch looks on/,
+  ],
+  ["a Service without endpoints", [], {
+    url: "ws://shop-api/socket",
+    objects: [SHOP.service("shop-api", [{ port: 80 }]), SHOP.endpoints("shop-api", false)],
+  }, /^Service shop-api in namespace rec has no ready endpoint: /],
+  [
+    "a Service that does not exist",
+    [],
+    { url: "ws://shop-api/socket" },
+    /^There is no Service shop-api in namespace rec: --url ws:\/\/shop-api\/socket$/,
+  ],
+  [
+    "no Service at all",
+    ["--target=deployment/shop-api"],
+    { url: null, objects: [SHOP.workload("Deployment")] },
+    /^No Service leads to the pods of deployment\/shop-api in namespace rec: --url says where to connect$/,
+  ],
+  ["two Services", ["--target=shop-api"], {
+    url: null,
+    objects: [
+      SHOP.workload("Deployment"),
+      SHOP.service("one", [{ port: 80 }]),
+      SHOP.service("two", [{ port: 9000, name: "websocket" }, { port: 1, name: "admin" }]),
+    ],
+  }, /^--url must say which way leads to .*: ws:\/\/one\/, ws:\/\/two:9000\/$/],
+  [
+    "a disruption that does not exist",
+    ["--disrupt=explode"],
+    {},
+    /^--disrupt must be delete\|evict\|rollout\|scale-in\|force\|drain\|check\|watch: current value is 'explode'$/,
+  ],
+  ["a flag that nobody knows", ["--sesions=3"], {}, /^Unknown flag --sesions: see --help$/],
+  [
+    "a report of no known kind",
+    ["--report=x.pdf"],
+    {},
+    /^--report must end in \.json, \.html, \.xml or \.md: current value is 'x\.pdf'$/,
+  ],
+  ["a setting that the client refuses", ["--connect-timeout=nonsense"], {}, /connect-timeout must be/],
+];
+
+/** Moments at which somebody presses Ctrl-C: by what was asked of the API, or what the pod has said. */
+const MOMENTS: [when: string, asked: RegExp | null, said: RegExp | null][] = [
+  ["as the cluster is reached", /GET \/version/, null],
+  ["as the target is looked up", /GET .*\/deployments\/server-deployment$/, null],
+  ["as rights are asked for", /selfsubjectaccessreviews/, null],
+  ["as the Job is made", /PATCH .*\/jobs\/drill/, null],
+  ["as the client starts", null, / started /],
+  ["as the sessions are steady", null, / steady /],
+  ["as the pod is scaled in", null, / scale-in server-deployment/],
+  ["as the pod is deleted", null, /: deleted, /],
+  ["as the first session ends", null, / session-closed /],
+  ["as the first session has moved", null, / handover /],
+];
+
+describe("drill.mjs", { skip }, () => {
+  it("disrupts, follows, brings the result here, writes every report, and leaves nothing", async (t) => {
+    const folder = mkdtempSync(resolve("dist/reports-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const files = ["json", "html", "xml", "md"].map((ending) => join(folder, `drill.${ending}`));
+    const flags = ["--disrupt=delete", ...files.map((file) => `--report=${file}`)];
+    const { exited, stdout, lines, kubernetes } = await startDrill(t, "delete-graceful", flags);
+    const { code } = await exited;
+    assert.equal(code, 0, lines.join("\n"));
+    assert.match(stdout().trimEnd().split("\n").at(-1)!, /^PASS {2}3 handovers, 0 messages lost/);
+    for (const file of files) assert.ok(existsSync(file), file);
+    const result = JSON.parse(readFileSync(files[0]!, "utf8")) as Result;
+    assert.deepEqual([result.verdict, result.handovers.length, result.settings.report], ["PASS", 3, files]);
+    assert.deepEqual(kubernetes.left(), []);
+    const waits = lines.filter((line) => /waiting for the drill's pod to start, since \d\d:\d\d:\d\d$/.test(line));
+    assert.notEqual(waits.length, 0, lines.join("\n"));
+    // Every log line once; neither the record nor the pod's own text.
+    assert.deepEqual(lines.filter((line) => / session-closed .*with 1001/.test(line)).length, 3);
+    assert.equal(lines.some((line) => /^record |^PASS/.test(line)), false);
+  });
+
+  const RECORDED = { evict: "evict", rollout: "rollout-restart", "scale-in": "scale-in", force: "force-delete" };
+  for (const [disrupt, recorded] of Object.entries(RECORDED)) {
+    it(`brings the result of --disrupt ${disrupt} as one object`, async (t) => {
+      const { exited, stdout, lines, kubernetes, cluster } = await startDrill(t, recorded, [
+        `--disrupt=${disrupt}`,
+        "--json",
+      ]);
+      const { code } = await exited;
+      const result = JSON.parse(stdout()) as Result;
+      assert.equal(code, result.verdict === "PASS" ? 0 : 1, lines.join("\n"));
+      assert.equal(result.disruption?.kind, disrupt);
+      assert.notEqual(result.handovers.length, 0);
+      assert.deepEqual([kubernetes.left(), cluster.deployment.spec.replicas], [[], 2]);
+    });
+  }
+
+  it("looks on at what somebody else does with --disrupt watch", async (t) => {
+    const drill = await startDrill(t, "delete-graceful", ["--disrupt=watch", "--handovers=3"]);
+    await drill.line(/ steady /);
+    drill.cluster.play();
+    assert.equal((await drill.exited).code, 0, drill.lines.join("\n"));
+    assert.match(drill.stdout(), /^PASS {2}3 handovers/m);
+  });
+
+  it("looks on at a workload of a kind that it does not know, by its pods", async (t) => {
+    const objects = [{
+      ...SHOP.workload("Rollout", "argoproj.io/v1alpha1"),
+      spec: { selector: { matchExpressions: [{ key: "app", operator: "In", values: ["a", "b"] }] } },
+    }];
+    const drill = await startDrill(t, "delete-graceful", ["--disrupt=watch", "--target=rollout/shop-api"], { objects });
+    await drill.line(/ steady /);
+    const { data } = drill.kubernetes.store.get("configmaps/drill-settings");
+    assert.deepEqual([data.DISRUPT, data.TARGET_SELECTOR], ["watch", "app in (a,b)"]);
+    drill.child.kill("SIGINT");
+    await drill.exited;
+  });
+
+  it("exits with 1 where the drill fails, and says the client's verdict", async (t) => {
+    const cluster = await startDrill(t, "delete-exit-3", ["--max-reconnect=200ms"], {});
+    const { code } = await cluster.exited;
+    assert.equal(code, /^FAIL/m.test(cluster.stdout()) ? 1 : 0, cluster.lines.join("\n"));
+  });
+
+  for (const [what, flags, scenario, line] of FAILURES) {
+    it(`says in one line that there is ${what}, exits with 2 and leaves nothing`, async (t) => {
+      const begun = performance.now();
+      const { exited, stdout, lines, kubernetes, cluster } = await startDrill(t, "delete-graceful", flags, scenario);
+      const { code } = await exited;
+      assert.deepEqual({ code, stdout: stdout() }, { code: 2, stdout: "" }, lines.join("\n"));
+      const said = lines.filter((text) => !/^\d\d:\d\d:\d\d\.\d{3} /.test(text));
+      assert.equal(said.length, 1, lines.join("\n"));
+      assert.match(said[0]!, line);
+      assert.deepEqual([kubernetes.left(), cluster.playing()], [[], false]);
+      assert.ok(performance.now() - begun < 60_000);
+    });
+  }
+
+  for (const [when, asked, said] of MOMENTS) {
+    it(`interrupted ${when}, leaves the workload as it was, and nothing else`, async (t) => {
+      const drill = await startDrill(t, "scale-in", ["--disrupt=scale-in"]);
+      const { kubernetes, cluster } = drill;
+      const seen = () => [...kubernetes.logs.values()].flatMap(({ lines }) => lines);
+      await kubernetes.until(() =>
+        asked === null ? seen().some((line) => said!.test(line)) : kubernetes.asked.some((one) => asked.test(one))
+      );
+      const begun = performance.now();
+      drill.child.kill("SIGINT");
+      const { code, at } = await drill.exited;
+      assert.equal(code, 2, drill.lines.join("\n"));
+      assert.equal(drill.lines.at(-1), "Interrupted by SIGINT", drill.lines.join("\n"));
+      assert.deepEqual([kubernetes.left(), cluster.deployment.spec.replicas], [[], 2]);
+      const costs = [...cluster.lists.pods.values()].map(({ metadata }) =>
+        metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"]
+      );
+      assert.deepEqual(costs.filter((cost) => cost !== undefined), []);
+      assert.ok(at - begun < 30_000, `${at - begun} ms`);
+    });
+  }
+
+  it("leaves at once at the second Ctrl-C, and says what may be left", async (t) => {
+    const drill = await startDrill(t, "scale-in", ["--disrupt=scale-in"]);
+    await drill.line(/ steady /);
+    drill.child.kill("SIGINT");
+    await drill.line(/SIGINT: taking back what was done/);
+    const begun = performance.now();
+    drill.child.kill("SIGINT");
+    const { code, at } = await drill.exited;
+    assert.equal(code, 2);
+    assert.match(drill.lines.at(-1)!, /^SIGINT again: left at once\. May be left in namespace rec: .*job\/drill/);
+    assert.ok(at - begun < 2000, `${at - begun} ms`);
+  });
+
+  it("gives a replica back that a killed drill could not", async (t) => {
+    const ends = { at: / scale-in server-deployment/, status: {}, terminated: { exitCode: 137, reason: "OOMKilled" } };
+    const drill = await startDrill(t, "scale-in", ["--disrupt=scale-in"], { ends });
+    // The kill comes when the line has been read: by then the client may have scaled, or not.
+    const { code } = await drill.exited;
+    assert.equal(code, 2);
+    assert.deepEqual(
+      [drill.kubernetes.left(), drill.cluster.deployment.spec.replicas],
+      [[], 2],
+      drill.lines.join("\n"),
+    );
+  });
+
+  it("counts the sessions by pod on one live line of a terminal", {
+    skip: !has("script", "--version") && "script makes a terminal, and there is none here",
+  }, async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const kubernetes = await startKubernetes(t, cluster);
+    const flags = [`--namespace=${NAMESPACE}`, `--url=${cluster.env.SERVER_URL}`, "--sessions=3", "--interval=50ms"];
+    const drill = [process.execPath, "drill.mjs", ...flags].join(" ");
+    const env = { ...kubernetes.env, COLUMNS: "200", TERM: "xterm" };
+    const { code, stdout } = await run(t, ["script", "-qec", `stty cols 200; ${drill}`, "/dev/null"], env);
+    assert.equal(code, 0, stdout);
+    assert.ok(stdout.includes(`\r\x1b[K${cluster.victim} 3; waiting for the pod to end`), stdout);
+    assert.match(stdout, /\r\x1b\[Kwaiting for the drill's pod to start, since \d\d:\d\d:\d\d \(/);
+  });
+
+  it("shows every line once, however often the connection is lost", async (t) => {
+    const drill = await startDrill(t, "delete-graceful", [], { cuts: / steady / });
+    assert.equal((await drill.exited).code, 0, drill.lines.join("\n"));
+    const own = [...drill.kubernetes.logs.values()][0]!.lines.map((line) => line.slice(line.indexOf(" ") + 1)).filter((
+      line,
+    ) => /^\d\d:/.test(line));
+    assert.deepEqual(drill.lines.filter((line) => own.includes(line)), own);
+  });
+
+  it("reads again what a log has lost", async (t) => {
+    const drill = await startDrill(t, "delete-graceful", [], {
+      loses: (line, reading) => reading === 1 && / record /.test(line),
+    });
+    assert.equal((await drill.exited).code, 0, drill.lines.join("\n"));
+    assert.match(drill.stdout(), /^PASS/m);
+  });
+
+  it("says that its result is lost where it is", async (t) => {
+    const drill = await startDrill(t, "delete-graceful", [], { loses: (line) => / record /.test(line) });
+    assert.equal((await drill.exited).code, 2);
+    assert.equal(
+      drill.lines.at(-1),
+      "The drill ended with exit code 0, but its result never came: its log was rotated or cut",
+    );
+    assert.deepEqual(drill.kubernetes.left(), []);
+  });
+
+  it("keeps the Job with --keep, and makes room for the next one", async (t) => {
+    const first = await startDrill(t, "delete-graceful", ["--keep"]);
+    assert.equal((await first.exited).code, 0);
+    assert.ok(first.kubernetes.left().includes("jobs/drill"));
+    assert.ok(first.kubernetes.left().includes("pods/drill-x7k2p"));
+  });
+
+  it("is not the second drill in a namespace", async (t) => {
+    const objects = [{
+      apiVersion: "batch/v1",
+      kind: "Job",
+      metadata: { name: "drill" },
+      spec: { parallelism: 0, template: {} },
+    }];
+    const { exited, lines, kubernetes } = await startDrill(t, "delete-graceful", [], { objects });
+    assert.equal((await exited).code, 2);
+    assert.match(
+      lines.at(-1)!,
+      /^A drill is running in namespace rec since .*: 'kubectl delete job drill -n rec' ends it$/,
+    );
+    assert.ok(kubernetes.store.has("jobs/drill"));
+  });
+
+  it("finds the one Service that leads to its target, and says so", async (t) => {
+    const objects = [
+      SHOP.workload("StatefulSet"),
+      SHOP.service("shop-headless", [{ port: 80 }], "None"),
+      SHOP.service("shop-api", [{ port: 8443, name: "wss" }, { port: 9090, name: "metrics" }]),
+      SHOP.endpoints("shop-api", true),
+    ];
+    const drill = await startDrill(t, "delete-graceful", ["--target=statefulset/shop-api"], {
+      url: null,
+      objects,
+      podless: true,
+    });
+    await drill.line(/through wss:\/\/shop-api:8443\/, the one Service that leads there/);
+    await drill.kubernetes.until(() => drill.kubernetes.store.has("jobs/drill"));
+    const { data } = drill.kubernetes.store.get("configmaps/drill-settings");
+    assert.deepEqual([data.SERVER_URL, data.TARGET, data.TARGET_SELECTOR], [
+      "wss://shop-api:8443/",
+      "statefulset/shop-api",
+      "app=shop,tier=api",
+    ]);
+    drill.child.kill("SIGINT");
+    await drill.exited;
+  });
+
+  it("takes files and headers along in a Secret, and nowhere else", async (t) => {
+    const folder = mkdtempSync(resolve("dist/files-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    writeFileSync(join(folder, "cookie"), "s3cret\n");
+    writeFileSync(join(folder, "ca.crt"), "a CA");
+    const flags = [
+      "--header=Authorization: Bearer t0ken",
+      `--header=Cookie: @${folder}/cookie`,
+      `--tls-ca=${folder}/ca.crt`,
+    ];
+    const drill = await startDrill(t, "delete-graceful", flags, { podless: true });
+    await drill.kubernetes.until(() => drill.kubernetes.store.has("jobs/drill"));
+    const { data } = drill.kubernetes.store.get("secrets/drill-files");
+    const texts = Object.fromEntries(
+      Object.entries(data).map(([key, value]) => [key, Buffer.from(String(value), "base64").toString()]),
+    );
+    assert.deepEqual(texts, { "tls-ca": "a CA", "header-1": "Bearer t0ken", "header-2": "s3cret" });
+    const others = drill.kubernetes.made.filter(({ kind }) => kind !== "Secret");
+    assert.equal(/t0ken|s3cret/.test(JSON.stringify(others)), false);
+    assert.equal(
+      drill.kubernetes.store.get("configmaps/drill-settings").data.HEADER,
+      "Authorization: @/etc/drill/header-1\nCookie: @/etc/drill/header-2",
+    );
+    drill.child.kill("SIGTERM");
+    assert.equal((await drill.exited).code, 2);
+    assert.deepEqual(drill.kubernetes.left(), []);
+  });
+
+  it("leaves rights that were there, and asks for none to make them", async (t) => {
+    const first = await startDrill(t, "delete-graceful", ["--keep"]);
+    await first.exited;
+    const objects = first.kubernetes.made.filter(({ kind }) => ["ServiceAccount", "Role", "RoleBinding"].includes(kind))
+      .map((object) => structuredClone(object));
+    const denies = ({ verb, resource }: Need) =>
+      ["create", "patch", "delete"].includes(verb) && /^(serviceaccounts|roles|rolebindings)$/.test(resource);
+    const second = await startDrill(t, "delete-graceful", [], { objects, denies });
+    assert.equal((await second.exited).code, 0, second.lines.join("\n"));
+    assert.deepEqual([...second.kubernetes.store.keys()].filter((key) => key.startsWith("role")).sort(), [
+      "rolebindings/drill",
+      "roles/drill",
+    ]);
+  });
+
+  it("waits until every server has a token that was changed just now", async (t) => {
+    const changed = new Date(Date.now() - 2000).toISOString().slice(0, 19) + "Z";
+    const pod = (name: string, startedAt: string) => ({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name, labels: { app: "server" } },
+      spec: { containers: [{ name: "server" }] },
+      status: { containerStatuses: [{ name: "server", state: { running: { startedAt } } }] },
+    });
+    const secret = {
+      apiVersion: "v1",
+      kind: "Secret",
+      metadata: { name: "server-token", managedFields: [{ manager: "kubectl", operation: "Apply", time: changed }] },
+    };
+    const objects = [secret, pod("server-old", "2026-01-01T00:00:00Z"), pod("server-new", "2099-01-01T00:00:00Z")];
+    const env = { TOKEN_FILE: "/etc/token/token" };
+    const drill = await startDrill(t, "delete-graceful", [], { objects, env, podless: true });
+    drill.kubernetes.logs.set("server-old", { lines: [], ended: false, readings: 0, followers: new Set() });
+    await drill.line(/waiting for 1 pod to have the token of server-token, which is \S+ old, since /);
+    assert.equal(drill.kubernetes.store.has("jobs/drill"), false);
+    const { lines } = drill.kubernetes.logs.get("server-old")!;
+    lines.push(`${new Date().toISOString()} 08:00:00.000 token-loaded    /etc/token/token`);
+    await drill.kubernetes.until(() => drill.kubernetes.store.has("jobs/drill"));
+    drill.child.kill("SIGINT");
+    await drill.exited;
+  });
+
+  it("knows every disruption of the client", () => {
+    const { stdout } = { stdout: readFileSync("drill.mjs", "utf8") };
+    for (const name of DISRUPTIONS) if (name !== "none") assert.match(stdout, new RegExp(`^ {2}"?${name}"?: `, "m"));
+  });
+});
+
+describe("drill.mjs load", { skip }, () => {
+  it("prints one verdict for each pod, and one for all", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const kubernetes = await startKubernetes(t, cluster);
+    const flags = [
+      `--namespace=${NAMESPACE}`,
+      `--url=${cluster.env.SERVER_URL}`,
+      "--pods=2",
+      "--sessions=5",
+      "--interval=50ms",
+      "--timeout=3s",
+    ];
+    const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /^load-0-abcde {2}PASS .*\nload-1-abcde {2}PASS .*\n\nPASS {2}2 pods, 10 sessions\n$/);
+    assert.deepEqual(kubernetes.left(), []);
+  });
+
+  it("fails with the pods that could not run, and says why", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const ends = { at: / steady /, status: {}, terminated: { exitCode: 137, reason: "OOMKilled" } };
+    const kubernetes = await startKubernetes(t, cluster, { ends });
+    const flags = [
+      `--namespace=${NAMESPACE}`,
+      `--url=${cluster.env.SERVER_URL}`,
+      "--pods=1",
+      "--sessions=5",
+      "--interval=50ms",
+      "--timeout=3s",
+    ];
+    const { code, stdout } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
+    assert.deepEqual({ code, stdout }, {
+      code: 2,
+      stdout: "load-0-abcde  exit 137 (OOMKilled), the limit is 512Mi\n\nFAIL  1 of 1 pod: load-0-abcde\n",
+    });
+  });
+});
+
+describe("a record", () => {
+  const result = (handovers: number) => {
+    const random = (index: number) => (index * 7919 % 100_003) / 100_003;
+    const one = (index: number) => ({
+      slot: index,
+      from: `server-${index % 7}`,
+      to: `server-${index % 5}`,
+      code: 1001,
+      reason: "server is shutting down",
+      reconnectMs: random(index) * 100,
+      silenceMs: random(index + 1) * 1000,
+      rules: { notice: "pass", complete: "pass", farewell: "pass", clean: "pass", moved: "pass" },
+      session: randomUUID(),
+    });
+    return {
+      verdict: "PASS",
+      handovers: Array.from({ length: handovers }, (_, index) => one(index)),
+    } as unknown as Result;
+  };
+
+  it("brings 10,000 handovers whole, in lines that no runtime breaks and fewer bytes than a log may have", () => {
+    const whole = result(10_000);
+    const text = renderRecord(whole);
+    const lines = text.trimEnd().split("\n");
+    assert.ok(Math.max(...lines.map((line) => line.length)) < 16 * 1024 - 200);
+    assert.ok(text.length < 5 * 2 ** 20, `${text.length}`);
+    const reader = new RecordReader();
+    for (const line of lines.reverse()) assert.ok(reader.take(line));
+    assert.deepEqual(reader.result(), whole);
+  });
+
+  it("knows what is missing, and is whole once another reading has brought it", () => {
+    const whole = result(1000);
+    const lines = renderRecord(whole).trimEnd().split("\n");
+    assert.ok(lines.length > 3);
+    const reader = new RecordReader();
+    assert.equal(reader.missing, null);
+    lines.forEach((line, index) => index === 1 || reader.take(line));
+    assert.deepEqual([reader.missing, reader.result()], [1, undefined]);
+    reader.take(lines[1]!.slice(0, -1) + (lines[1]!.endsWith("A") ? "B" : "A"));
+    assert.deepEqual([reader.missing, reader.result()], [0, undefined]);
+    reader.take(lines[1]!);
+    assert.deepEqual([reader.missing, reader.result()], [0, whole]);
+  });
+
+  it("is told from every other line", () => {
+    for (
+      const line of [
+        "",
+        "record",
+        "record 1/2 nonsense",
+        "08:00:00.000 record 1/1 0123456789abcdef AAAA",
+        "record 1/999999999 0123456789abcdef AAAA",
+      ]
+    ) {
+      assert.equal(new RecordReader().take(line), false, line);
+    }
+  });
+});
