@@ -778,6 +778,7 @@ describe("drill.mjs", { skip }, () => {
     const { code, stdout } = await run(t, ["script", "-qec", `stty cols 200; ${drill}`, "/dev/null"], env);
     assert.equal(code, 0, stdout);
     assert.ok(stdout.includes(`\r\x1b[K${cluster.victim} 3; waiting for the pod to end`), stdout);
+    // deno-lint-ignore no-control-regex
     assert.match(stdout, /\r\x1b\[Kwaiting for the drill's pod to start, since \d\d:\d\d:\d\d \(/);
   });
 
