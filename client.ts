@@ -688,7 +688,9 @@ export class Run {
     const { handovers } = this.#settings;
     const isDone = () => this.#journal.judged >= handovers && this.#countInFlight() === 0 && !this.#drill?.awaiting;
     if (handovers === 0 || !isDone()) return;
-    await until(() => this.#watch === undefined || this.#watch.undiagnosed === 0, this.#stop.signal);
+    // Of these the causes are awaited; where sessions end without end, further ones are not.
+    const open = this.#watch?.open() ?? [];
+    await until(() => open.every((handover) => !this.#watch!.isOpen(handover)), this.#stop.signal);
     this.#stop.abort(`--handovers ${handovers}`);
   }
 
@@ -2251,6 +2253,15 @@ export class ClusterWatch {
 
   get undiagnosed(): number {
     return this.#undiagnosed.size;
+  }
+
+  /** The handovers of which the cluster may still have something to tell, as of now. */
+  open(): Handover[] {
+    return [...this.#undiagnosed];
+  }
+
+  isOpen(handover: Handover): boolean {
+    return this.#undiagnosed.has(handover);
   }
 
   /** How much has happened to the pods so far. */

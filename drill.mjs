@@ -1099,11 +1099,14 @@ async function renderJob(options, folder) {
   };
   for (const [name, { env }] of Object.entries(known)) {
     if (CHOSEN.includes(name) || COMPUTED.includes(name)) continue;
-    const fromHere = (/** @type {string} */ value) =>
-      FILES.includes(name) && isFile(value) ? carry(name, readFileSync(value, "utf8")) : value;
+    const fromHere = (/** @type {string} */ value, index = 0) => {
+      if (FILES.includes(name) && isFile(value)) return carry(name, readFileSync(value, "utf8"));
+      if (name !== "say" || !value.startsWith("@") || !isFile(value.slice(1))) return value;
+      return `@${carry(`say-${index + 1}`, readFileSync(value.slice(1), "utf8"))}`;
+    };
     if (process.env[env]) rendered.data[env] = fromHere(process.env[env] ?? "");
     // A flag stays a flag: the client alone knows how it takes several.
-    const flags = (given[name] ?? []).map((value) => `--${name}=${fromHere(value)}`);
+    const flags = (given[name] ?? []).map((value, index) => `--${name}=${fromHere(value, index)}`);
     if (flags.length > 0) rendered.container.args = [...rendered.container.args ?? [], ...flags];
   }
   const headers = given["header"] ?? (process.env["HEADER"] ?? "").split("\n").filter((line) => line !== "");

@@ -915,9 +915,13 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     const peer = await startPeer(t, (ws) => ws.close(1008, "invalid key"), true);
     const client = startText(t, {}, ...urls(peer), "--sessions=5", "--backoff-base=100", "--timeout=3000");
     assert.equal((await client.exited).code, 2);
-    const told = /^Never connected to .*: bounced ×(\d+); (.*)$/.exec(client.lines.at(-1)!);
-    assert.match(told![2]!, /^upgraded, and ended at once with 1008 invalid key: .*--header, --token-file/);
-    const bounced = told![1];
+    const told = /^Never connected to .*: bounced ×(\d+)[^;]*; (.*)$/.exec(client.lines.at(-1)!);
+    assert.ok(told, client.lines.join("\n"));
+    assert.match(
+      told[2]!,
+      /^upgraded, (and ended at once|then closed) with 1008 invalid key: .*--header, --token-file/,
+    );
+    const bounced = told[1];
     assertBetween(Number(bounced), 5, 60, "dials of 5 sessions in 3 s");
     assert.match(client.lines.join("\n"), /dial-failed .*upgraded, and ended at once with 1008 invalid key/);
   });
@@ -1362,11 +1366,15 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     };
     writeFileSync(join(folder, "evidence"), JSON.stringify({ stream: "pods", list: { items: [object] } }));
     const evidence = ["--disrupt=watch", `--evidence=${join(folder, "evidence")}`];
+    const begun = performance.now();
     const { handovers, counts, code, findings } = await endOf(startOn(t, [server], "--handovers=1", ...evidence));
+    // The evidence of one is awaited, and not that of all which follow.
+    assert.ok(performance.now() - begun < 50_000);
     assert.deepEqual([code, handovers[0]!.symptom, handovers[0]!.rules.clean], [1, "TURNED_AWAY", "fail"]);
-    assert.deepEqual([counts.graceful + counts.failed, counts.graceful < counts.failed], [handovers.length, true]);
+    const away = handovers.filter(({ symptom }) => symptom === "TURNED_AWAY").length;
+    assert.deepEqual([counts.graceful, counts.failed], [handovers.length - away, away]);
     const { text } = findings.find(({ name }) => name === "TURNED_AWAY")!;
-    assert.match(text, /ended a session by itself with 1001 after 1\.5\d?s: nothing was being shut down/);
+    assert.match(text, /ended a session by itself with 1001 after [12]\.\d+s: nothing was being shut down/);
   });
 
   it("brings --header and --subprotocol, and keeps a header's value to itself", async (t) => {

@@ -114,6 +114,7 @@ const SERVERS: Record<string, Peer> = {
     signal: "SIGUSR2",
     ends: [1001, "Server Shutdown"],
     rules: { notice: "pass" },
+    hurries: true,
     bad: ["", "SIGTERM", "NO_NOTICE"],
   },
   ws: {

@@ -12,7 +12,7 @@ import { describe, it, type TestContext } from "node:test";
 import { parse } from "yaml";
 import { DISRUPTIONS, type Result } from "../client.ts";
 import { RecordReader, renderRecord } from "../report.mjs";
-import { certificate, has, run, start, startCluster } from "./helper.ts";
+import { certificate, has, run, start, startCluster, twoNodes } from "./helper.ts";
 
 const skip = !has("kubectl", "version", "--client")
   ? "kubectl drives the drill, and there is none here"
@@ -45,6 +45,8 @@ const KINDS = [
   ["apis/batch/v1", "jobs", "Job"],
   ["apis/rbac.authorization.k8s.io/v1", "roles", "Role"],
   ["apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding"],
+  ["apis/rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole"],
+  ["apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding"],
   ["apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice"],
   ["apis/argoproj.io/v1alpha1", "rollouts", "Rollout"],
 ] as const;
@@ -343,7 +345,7 @@ async function startKubernetes(
     const resources: object[] = kinds.map(([, name, kind]) => ({
       name,
       singularName: kind.toLowerCase(),
-      namespaced: kind !== "Namespace",
+      namespaced: kind !== "Namespace" && !kind.startsWith("Cluster"),
       kind,
       verbs,
     }));
@@ -468,9 +470,9 @@ async function startDrill(
   t: TestContext,
   recorded: Parameters<typeof startCluster>[1],
   flags: string[],
-  scenario: Scenario & { url?: string | null; env?: Record<string, string> } = {},
+  scenario: Scenario & { url?: string | null; env?: Record<string, string>; played?: Played } = {},
 ) {
-  const cluster = await startCluster(t, recorded);
+  const cluster = await startCluster(t, recorded, scenario.played);
   const kubernetes = await startKubernetes(t, cluster, scenario);
   const url = scenario.url === null ? [] : [`--url=${scenario.url ?? cluster.env.SERVER_URL}`];
   const pace = ["--sessions=3", "--interval=50ms", "--probe-interval=0"];
@@ -478,6 +480,9 @@ async function startDrill(
   const program = start(t, command, { ...kubernetes.env, ...scenario.env });
   return { ...program, cluster, kubernetes };
 }
+
+/** How the cluster is played: its servers' flags, its workload. */
+type Played = Parameters<typeof startCluster>[2];
 
 /** A workload of its own, with what leads to it. */
 const SHOP = {
@@ -700,9 +705,54 @@ describe("drill.mjs", { skip }, () => {
   });
 
   it("exits with 1 where the drill fails, and says the client's verdict", async (t) => {
-    const cluster = await startDrill(t, "delete-exit-3", ["--max-reconnect=200ms"], {});
-    const { code } = await cluster.exited;
-    assert.equal(code, /^FAIL/m.test(cluster.stdout()) ? 1 : 0, cluster.lines.join("\n"));
+    const played = { flags: ["--fault=skip-farewell"] };
+    const drill = await startDrill(t, "delete-graceful", [], { played });
+    const { code } = await drill.exited;
+    assert.equal(code, 1, drill.lines.join("\n"));
+    const last = drill.stdout().trimEnd().split("\n").at(-1)!;
+    assert.match(last, /^FAIL {2}3 of 3 handovers: NO_FAREWELL ×3 \(/);
+    assert.deepEqual(drill.kubernetes.left(), []);
+  });
+
+  it("rolls a StatefulSet, whose pods it finds by the selector of the object", async (t) => {
+    const selector = { matchLabels: { app: "set" } };
+    const template = { metadata: { labels: selector.matchLabels }, spec: { containers: [{ name: "server" }] } };
+    const objects = [{
+      apiVersion: "apps/v1",
+      kind: "StatefulSet",
+      metadata: { name: "server-statefulset", generation: 1 },
+      spec: { replicas: 2, selector, template },
+    }];
+    const played = { target: "statefulset/server-statefulset" };
+    const flags = ["--disrupt=rollout", "--target=statefulset/server-statefulset", "--sessions=4", "--json"];
+    const drill = await startDrill(t, "statefulset-rollout", flags, { played, objects });
+    const { code } = await drill.exited;
+    const { verdict, disruption, pods } = JSON.parse(drill.stdout()) as Result;
+    assert.equal(code, verdict === "PASS" ? 0 : 1, drill.lines.join("\n"));
+    assert.equal(disruption?.kind, "rollout");
+    assert.deepEqual(pods.map(({ name }) => name), ["server-statefulset-1", "server-statefulset-0"]);
+    assert.deepEqual(drill.kubernetes.left(), []);
+  });
+
+  it("drains a node with rights that it brings, and takes away again", async (t) => {
+    const drill = await startDrill(t, twoNodes(), ["--disrupt=drain", "--json"]);
+    await drill.line(/ disruption +node-1 is cordoned/);
+    assert.ok([...drill.kubernetes.store.keys()].some((key) => key.startsWith("clusterroles/")));
+    const { code } = await drill.exited;
+    const { disruption, handovers } = JSON.parse(drill.stdout()) as Result;
+    assert.ok(code === 0 || code === 1, drill.lines.join("\n"));
+    assert.deepEqual([disruption?.kind, disruption?.node], ["drain", "node-1"]);
+    assert.notEqual(handovers.length, 0);
+    assert.deepEqual(drill.kubernetes.left(), []);
+    assert.ok(!drill.cluster.nodes.get("node-1")?.spec.unschedulable);
+  });
+
+  it("only looks with --disrupt check: says what it foretells, exits with 1 and leaves nothing", async (t) => {
+    const drill = await startDrill(t, "delete-graceful", ["--disrupt=check"]);
+    const { code } = await drill.exited;
+    assert.equal(code, 1, drill.lines.join("\n"));
+    assert.match(drill.stdout(), /^FAIL {2}deployment\/server-deployment: \d foretold: SIGKILL_AT_GRACE/m);
+    assert.deepEqual([drill.kubernetes.left(), drill.cluster.playing()], [[], false]);
   });
 
   for (const [what, flags, scenario, line] of FAILURES) {
@@ -861,7 +911,9 @@ describe("drill.mjs", { skip }, () => {
     t.after(() => rmSync(folder, { recursive: true }));
     writeFileSync(join(folder, "cookie"), "s3cret\n");
     writeFileSync(join(folder, "ca.crt"), "a CA");
+    writeFileSync(join(folder, "hello"), "s3cret hello");
     const flags = [
+      `--say=@${folder}/hello`,
       "--header=Authorization: Bearer t0ken",
       `--header=Cookie: @${folder}/cookie`,
       `--tls-ca=${folder}/ca.crt`,
@@ -872,7 +924,12 @@ describe("drill.mjs", { skip }, () => {
     const texts = Object.fromEntries(
       Object.entries(data).map(([key, value]) => [key, Buffer.from(String(value), "base64").toString()]),
     );
-    assert.deepEqual(texts, { "tls-ca": "a CA", "header-1": "Bearer t0ken", "header-2": "s3cret" });
+    assert.deepEqual(texts, {
+      "tls-ca": "a CA",
+      "say-1": "s3cret hello",
+      "header-1": "Bearer t0ken",
+      "header-2": "s3cret",
+    });
     const others = drill.kubernetes.made.filter(({ kind }) => kind !== "Secret");
     assert.equal(/t0ken|s3cret/.test(JSON.stringify(others)), false);
     assert.equal(

@@ -317,6 +317,26 @@ export function recording(name: string): Recorded[] {
   return readFileSync(`test/fixtures/${name}.jsonl`, "utf8").trimEnd().split("\n").map((line) => JSON.parse(line));
 }
 
+/** A recording of which each object may have been changed. */
+export function edited(name: string, change: (object: KubernetesObject, line: Recorded) => unknown): Recorded[] {
+  const lines = recording(name);
+  for (const line of lines) {
+    for (const object of [...line.list?.items ?? [], ...line.object ? [line.object] : []]) change(object, line);
+  }
+  return lines;
+}
+
+/** The pod that a recording ends first. */
+export const recordedVictim = (name: string): string =>
+  recording(name).find(({ command }) => command !== undefined)!.pod!;
+
+/** The recorded eviction, with the other pods on another node. */
+export function twoNodes(): Recorded[] {
+  return edited("evict", ({ metadata, spec }) => {
+    if (spec && metadata.name !== recordedVictim("evict")) spec.nodeName = "node-2";
+  });
+}
+
 /** A self-signed certificate for 127.0.0.1, the same for all who ask; null where there is no openssl. */
 export function certificate(): { cert: string; key: string; file: string } | null {
   if (made !== undefined) return made;

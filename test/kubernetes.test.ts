@@ -20,13 +20,16 @@ import {
   certificate,
   connect,
   deadUrl,
+  edited,
   type Program,
   type Recorded,
+  recordedVictim,
   recording,
   seeded,
   start,
   startCluster,
   startServer,
+  twoNodes,
 } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
@@ -373,15 +376,6 @@ function toldLater(lines: Recorded[], ms: number): Recorded[] {
     const tells = exitsIn(status).length > 0 || metadata?.deletionGracePeriodSeconds === 0;
     return line.t !== null && tells ? { ...line, t: line.t + ms } : line;
   });
-}
-
-/** A recording of which every object has been changed, and every line could be. */
-function edited(name: string, change: (object: KubernetesObject, line: Recorded) => unknown): Recorded[] {
-  const lines = recording(name);
-  for (const line of lines) {
-    for (const object of [...line.list?.items ?? [], ...line.object ? [line.object] : []]) change(object, line);
-  }
-  return lines;
 }
 
 /** The same process, killed when it had had a second less of its grace; and told of as late as that. */
@@ -1853,11 +1847,10 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     );
     assert.deepEqual(times, [...times].sort((a, b) => a - b));
     assert.ok(times.length >= 9, `${times}`);
-    assertOrder(
-      lines,
-      /^ +\+2\.00s {2}SIGTERM at the earliest: preStop\.sleep is over$/,
-      /^ +\+[\d.]+s {2}exit 0 \(Completed\)$/,
-    );
+    // From when on the deletion was read: on a busy machine the news of the exit may seem to come before.
+    const text = lines.join("\n");
+    assert.match(text, /^ +\+2\.00s {2}SIGTERM at the earliest: preStop\.sleep is over$/m);
+    assert.match(text, /^ +\+[\d.]+s {2}exit 0 \(Completed\)$/m);
   });
 
   // ---- Before the disruption
@@ -2279,12 +2272,6 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
 
   // ---- A node that is drained
 
-  /** The recorded eviction, with the other pods on another node. */
-  const twoNodes = (): Recorded[] =>
-    edited("evict", ({ metadata, spec }) => {
-      if (spec && metadata.name !== recordedVictim("evict")) spec.nodeName = "node-2";
-    });
-  const recordedVictim = (name: string) => recording(name).find(({ command }) => command !== undefined)!.pod!;
   const cordon = (unschedulable: true | null) => [
     "patch nodes",
     "/api/v1/nodes/node-1",
