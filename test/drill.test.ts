@@ -734,6 +734,26 @@ describe("drill.mjs", { skip }, () => {
     assert.deepEqual(drill.kubernetes.left(), []);
   });
 
+  it("rolls a DaemonSet as well", async (t) => {
+    const selector = { matchLabels: { app: "server" } };
+    const template = { metadata: { labels: selector.matchLabels }, spec: { containers: [{ name: "server" }] } };
+    const objects = [{
+      apiVersion: "apps/v1",
+      kind: "DaemonSet",
+      metadata: { name: "server-deployment", generation: 1 },
+      spec: { selector, template },
+      status: { desiredNumberScheduled: 2, numberAvailable: 2, updatedNumberScheduled: 2, observedGeneration: 1 },
+    }];
+    const played = { target: "daemonset/server-deployment" };
+    const flags = ["--disrupt=rollout", "--target=daemonset/server-deployment", "--json"];
+    const drill = await startDrill(t, "rollout-restart", flags, { played, objects });
+    const { code } = await drill.exited;
+    const { verdict, disruption, handovers } = JSON.parse(drill.stdout()) as Result;
+    assert.equal(code, verdict === "PASS" ? 0 : 1, drill.lines.join("\n"));
+    assert.deepEqual([disruption?.kind, handovers.length > 0], ["rollout", true]);
+    assert.deepEqual(drill.kubernetes.left(), []);
+  });
+
   it("drains a node with rights that it brings, and takes away again", async (t) => {
     const drill = await startDrill(t, twoNodes(), ["--disrupt=drain", "--json"]);
     await drill.line(/ disruption +node-1 is cordoned/);
