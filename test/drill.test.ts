@@ -646,7 +646,7 @@ const MOMENTS: [when: string, asked: RegExp | null, said: RegExp | null][] = [
   ["as the first session has moved", null, / handover /],
 ];
 
-describe("drill.mjs", { skip }, () => {
+describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
   it("disrupts, follows, brings the result here, writes every report, and leaves nothing", async (t) => {
     const folder = mkdtempSync(resolve("dist/reports-"));
     t.after(() => rmSync(folder, { recursive: true }));
@@ -1009,7 +1009,7 @@ describe("drill.mjs", { skip }, () => {
   });
 });
 
-describe("drill.mjs load", { skip }, () => {
+describe("drill.mjs load", { skip, timeout: 300_000 }, () => {
   it("prints one verdict for each pod, and one for all", async (t) => {
     const cluster = await startCluster(t, "delete-graceful");
     const kubernetes = await startKubernetes(t, cluster);
