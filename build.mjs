@@ -1,7 +1,7 @@
 // Builds dist/server.js, dist/client.js and the package's command; with --tests also the tests, for Nodes that cannot run
 // TypeScript.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { build, transformSync } from "esbuild";
 
 const tests = process.argv.includes("--tests");
@@ -46,8 +46,19 @@ const COMMANDS = {
   ],
 };
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning", write: false };
+/** Of our own package.json only name and version are wanted. */
+const shortManifest = {
+  name: "manifest",
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /package\.json$/ }, ({ path }) => {
+      if (path !== resolve("package.json")) return;
+      const { name, version } = JSON.parse(readFileSync(path, "utf8"));
+      return { contents: JSON.stringify({ name, version }), loader: "json" };
+    }),
+};
 const bundle = {
   ...shared,
+  plugins: [shortManifest],
   outdir: "dist",
   legalComments: "none",
   // prom-client asks OpenTelemetry for exemplars, which are off, and t-digests for summaries, of which there are none: any

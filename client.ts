@@ -175,7 +175,7 @@ export const SETTINGS = {
     "DISRUPT",
     "none",
     oneOf(...DISRUPTIONS),
-    "in a pod: watch the cluster, end pods by its API as well, or only check its objects",
+    "in a pod: watch the cluster; delete, evict, rollout, scale-in, force, drain: end pods by its API; check its objects",
   ),
   target: setting("TARGET", DEFAULT_TARGET, target, "what to disrupt: deployment/, statefulset/ or daemonset/NAME"),
   targetDeployment: setting(
@@ -494,6 +494,8 @@ export class Run {
   #metrics: Metrics | undefined;
   /** By slot: how its server ended the latest sessions, and how old they were. */
   readonly #wrongEnds = new Map<number, { ended: string; livedMs: number[] }>();
+  /** A graceful code, but after the same age each time: it may be no shutdown's. */
+  #alike: { from: string; ended: string; livedMs: number } | undefined;
   /** URLs that are dialled without an offer from now on. */
   readonly #refusesOffer = new Set<string>();
   readonly #stop = new AbortController();
@@ -650,14 +652,17 @@ export class Run {
     this.#stop.abort("401");
   }
 
-  /** A server that ends one session after the other at the same age turns us away: nothing is being shut down. */
+  /**
+   * A server that ends one session after the other at the same age turns us away: nothing is being shut down. With a graceful
+   * code somebody may do so on purpose, as often: that is a finding.
+   */
   #noteTurnedAway(
     { slot, symptom, verdict, dialect, code, reason, openedMs, endedMs, noticeMs, ...way }: Handover,
   ): void {
     const { from, to, failedDials } = way;
     const ended = `${code} ${printable(reason)}`.trimEnd();
     // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
-    const isWrong = symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY";
+    const isWrong = (symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY") && sum(failedDials) === 0;
     const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to &&
       sum(failedDials) === 0;
     if ((!isWrong && !isOdd) || code === null || openedMs === null || endedMs === null) {
@@ -669,6 +674,7 @@ export class Run {
     const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
     if (livedMs.length < TURNED_AWAY || longest > (isWrong ? EVEN : SAME) * shortest) return;
     if (this.#api !== undefined || (!isWrong && this.#watch !== undefined)) return; // the evidence decides
+    if (!isWrong) return void (this.#alike = { from, ended, livedMs: longest });
     const answer = answerTo(code, reason, []) ??
       "it may want a subprotocol (--subprotocol), a header (--header), or a greeting or answer (--dialect, --say, --reply)";
     this.#fatal = `${from} ends every session by itself with ${ended}, after ${
@@ -1056,6 +1062,13 @@ export class Run {
       const text = `this client itself was late by up to ${duration(witness.maxMs)}: taken off, which decided ` +
         `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
       findings.push({ name: "WITNESS_SLOW", text });
+    }
+    if (this.#alike !== undefined) {
+      const { from, ended, livedMs } = this.#alike;
+      const text =
+        `${from} ended ${TURNED_AWAY} sessions in a row with ${ended}, after ${duration(livedMs)} each, and ` +
+        "nothing was down between them: where nobody shut it down it limits the age, or wants to hear something";
+      findings.push({ name: "SAME_AGE", text });
     }
     const away = handovers.find(({ symptom }) => symptom === "TURNED_AWAY");
     if (away !== undefined) {
@@ -1469,12 +1482,13 @@ export class Slot implements SessionOwner {
     const { settings, lateness, journal, log, origin } = this.#context;
     const current = this.#current!;
     const { expect, expectCode, maxReconnectMs } = settings;
+    const isWatched = this.#context.watch() !== undefined;
     const handover = judge(
       this.number,
       current.ledger,
       next?.ledger,
       this.#redial ?? newRedial(),
-      { expect, expectCode, maxReconnectMs },
+      { expect, expectCode, maxReconnectMs, isWatched },
       performance.now(),
       origin,
       (from, to) => lateness.between(from, to),
@@ -1861,7 +1875,9 @@ export class Session {
   /** The session counts from now on. */
   #open(server?: string): void {
     const { heartbeat } = this.ledger.dialect;
-    this.#receive({ type: "OPEN", server });
+    // What was waited for HELLO is no wait for this server: without a ready message it was open from the upgrade on.
+    const at = this.ledger.dialect.ready === undefined ? this.#upgradedAt : performance.now();
+    this.#receive({ type: "OPEN", server }, at);
     this.#learnLife();
     if (heartbeat !== undefined) this.#heartbeat = setInterval(() => this.#say(heartbeat.text), heartbeat.everyMs);
     if (this.#pingsMs === 0) return;
@@ -1946,9 +1962,9 @@ export class Session {
     this.#receive({ type: "TEXT", text: text === "" ? "(empty)" : text });
   }
 
-  #receive(event: SessionEvent): void {
+  #receive(event: SessionEvent, at = performance.now()): void {
     const { isTold, ledger } = this;
-    observe(ledger, event, performance.now());
+    observe(ledger, event, at);
     if (event.type === "HELLO" || event.type === "OPEN") {
       this.#state = "open";
       this.#watch(); // another patience
@@ -3303,7 +3319,9 @@ function readDialect(file: string): DialectParts {
     const parts = parseDialect(readFileSync(file, "utf8"));
     return { ...parts, ...parts.open && { open: parts.open.map(fileOrText) } };
   } catch (error) {
-    throw new RangeError(`cannot be used: ${error instanceof RangeError ? "it " : ""}${(error as Error).message}`);
+    throw new RangeError(
+      `cannot be used: ${/^(must|has) /.test(`${(error as Error).message}`) ? "it " : ""}${(error as Error).message}`,
+    );
   }
 }
 

@@ -15,6 +15,8 @@
 import { execFile, execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
+  accessSync,
+  constants,
   existsSync,
   mkdtempSync,
   readdirSync,
@@ -25,7 +27,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, relative, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -57,7 +59,7 @@ const protocol = typeof REPORT_PAGE === "string"
   : process.features.typescript
   ? await import("./protocol.ts")
   : await import(new URL("dist/protocol.js", import.meta.url).href);
-const { count, duration, printable, toJson, UserError, useColour } = protocol;
+const { count, duration, milliseconds, printable, redactUrl, toJson, UserError, useColour } = protocol;
 
 /** Whose images `--image` replaces. */
 const REPOSITORY = "ghcr.io/donileongdeepernetwork/k8s-graceful-shutdown-test";
@@ -133,6 +135,8 @@ const CARRIED = "/etc/drill";
 const SERVER_SIDE = ["apply", "--server-side", "--force-conflicts", "--validate=false"];
 
 const LOOK_INTERVAL_MS = 1000;
+/** What a drill's Job may take beyond the drill's own limit, to undo and to end. */
+const DEADLINE_SPARE_S = 600;
 /** How often a wait that goes on is told of, where there is no terminal. */
 const REMIND_INTERVAL_MS = 10_000;
 /** One call, and how long the cluster may be out of reach in the middle of a drill. */
@@ -199,10 +203,15 @@ async function drill(options) {
   await checkEndpoints(options, url);
   const run = new JobRun({ options, rendered, role: "drill", asText: disrupt === "check" });
   await awaitToken(options, rendered, workload);
+  const nodes = disrupt === "drain" ? await schedulableNodes(options, workload) : [];
+  const where = `${workload.kind}/${workload.name} in namespace ${kubectl.namespace}`;
   const pod = await run.hold(() => {
-    screen.say(`${disrupt} of ${workload.kind}/${workload.name} in namespace ${kubectl.namespace}, through ${url}`);
+    screen.say(`${disrupt} of ${where}, through ${url.split(",").map(redactUrl).join(", ")}`);
     return run.followOne();
-  }, () => restoreReplicas(options, disrupt, workload));
+  }, async () => {
+    await restoreReplicas(options, disrupt, workload);
+    await restoreNodes(options, nodes);
+  });
   if (disrupt === "check") return void (process.exitCode = pod.exitCode);
   if (pod.exitCode === 2) return void (process.exitCode = 2); // it has said why
   report(pod, options);
@@ -270,8 +279,15 @@ function disruptionOf({ given }) {
  */
 function checkReport(file, disrupt) {
   if (disrupt === "check") throw new UserError(`--report ${file}: a check has none, --json prints what it found`);
-  if (Object.hasOwn(REPORTS, endingOf(file))) return;
-  throw new UserError(`--report must end in .json, .html, .xml or .md: current value is '${file}'`);
+  if (!Object.hasOwn(REPORTS, endingOf(file))) {
+    throw new UserError(`--report must end in .json, .html, .xml or .md: current value is '${file}'`);
+  }
+  if (file.startsWith("-.")) return;
+  try {
+    accessSync(dirname(file), constants.W_OK);
+  } catch {
+    throw new UserError(`--report must be in a folder that can be written to: current value is '${file}'`);
+  }
 }
 
 // ---- What is disrupted, and the way to it
@@ -362,7 +378,7 @@ async function findUrl({ kubectl, given, screen, interrupt }, rendered, workload
   const routed = leading.filter(({ spec }) => spec?.clusterIP !== "None");
   const urls = (routed.length > 0 ? routed : leading).flatMap((service) => socketUrls(service));
   if (urls.length === 1) {
-    screen.say(`through ${urls[0]}, the one Service that leads there (--url says another path)`);
+    screen.say(`through ${redactUrl(`${urls[0]}`)}, the one Service that leads there (--url says another path)`);
     return /** @type {string} */ (urls[0]);
   }
   const of = `the pods of ${workload.kind}/${workload.name} in namespace ${kubectl.namespace}`;
@@ -394,13 +410,16 @@ function socketUrls({ metadata, spec }) {
  */
 async function checkEndpoints({ kubectl, interrupt }, urls) {
   for (const url of urls.split(",")) {
-    if (!URL.canParse(url)) throw new UserError(`--url must be a ws:// or wss:// URL: current value is '${url}'`);
+    if (!URL.canParse(url) || !/^wss?:\/\/[^#@]+$/i.test(url)) {
+      const rule = "must be a ws:// or wss:// URL without credentials or a fragment";
+      throw new UserError(`--url ${rule}: current value is '${redactUrl(url).replace(/\/\/[^/]*@/, "//…@")}'`);
+    }
     const [name, namespace = kubectl.namespace, ...domain] = new URL(url).hostname.split(".");
     const isService = namespace === kubectl.namespace && (domain.length === 0 || domain[0] === "svc");
     if (!isService) continue;
     const found = await kubectl.readable(["get", "service", `${name}`, "-o", "name", "--ignore-not-found"]);
     if (found === "") {
-      throw new UserError(`There is no Service ${name} in ${await whichNamespace(kubectl)}: --url ${url}`);
+      throw new UserError(`There is no Service ${name} in ${await whichNamespace(kubectl)}: --url ${redactUrl(url)}`);
     }
     const slices = await kubectl.readable([
       "get",
@@ -432,6 +451,52 @@ async function restoreReplicas({ kubectl, screen }, disrupt, { kind, name, objec
   if (now !== before - 1) return;
   await kubectl.change(["scale", kind, name, `--current-replicas=${now}`, `--replicas=${before}`]);
   screen.say(`${kind}/${name} has ${count(before, "replica")} again: its drill could not give it back`);
+}
+
+/**
+ * The nodes of a workload's pods that take new ones; none where this person may not look at nodes.
+ * @param {Context} options
+ * @param {Workload} workload
+ * @returns {Promise<string[]>}
+ */
+async function schedulableNodes({ kubectl, interrupt }, { selector }) {
+  const pods =
+    /** @type {any[]} */ (await kubectl.list(["get", "pods", "-l", selectorText(selector)], interrupt.signal));
+  const names = [...new Set(pods.map(({ spec }) => spec?.nodeName).filter(Boolean))];
+  return names.length === 0 ? [] : (await nodesNow(kubectl, names)).filter(({ cordoned }) => !cordoned)
+    .map(({ name }) => name);
+}
+
+/**
+ * @param {Kubectl} kubectl
+ * @param {string[]} names
+ * @returns {Promise<{ name: string, cordoned: boolean }[]>}
+ */
+async function nodesNow(kubectl, names) {
+  const text = await kubectl.readable(["get", "nodes", ...names, "-o", "json", "--ignore-not-found"]);
+  if (!text) return [];
+  const found = JSON.parse(text);
+  return (found.items ?? [found]).map((/** @type {any} */ { metadata, spec }) => {
+    return { name: metadata.name, cordoned: spec?.unschedulable === true };
+  });
+}
+
+/**
+ * What a killed drill could not take back itself.
+ * @param {Context} options
+ * @param {string[]} names of the nodes that took pods before
+ */
+async function restoreNodes({ kubectl, screen }, names) {
+  if (names.length === 0) return;
+  for (const { name } of (await nodesNow(kubectl, names)).filter(({ cordoned }) => cordoned)) {
+    try {
+      await kubectl.change(["uncordon", name]);
+      screen.say(`node ${name} takes pods again: its drill could not see to it`);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      screen.say(`node ${name} is still cordoned, 'kubectl uncordon ${name}' ends it: ${error.message}`);
+    }
+  }
 }
 
 /**
@@ -614,7 +679,7 @@ class JobRun {
       const { job, pods } = await this.#look();
       for (const pod of pods) {
         const name = nameOf(pod);
-        if (stateOf(pod)?.terminated !== undefined && !ends.has(name)) ends.set(name, this.#read(pod));
+        if (stateOf(pod)?.terminated !== undefined && !ends.has(name)) ends.set(name, this.#readLater(pod));
       }
       const wanted = job?.spec?.completions ?? 1;
       const running = pods.filter((pod) => stateOf(pod)?.running !== undefined).length;
@@ -623,7 +688,7 @@ class JobRun {
       await pause(LOOK_INTERVAL_MS, this.#signal);
     }
     const { pods } = await this.#look();
-    for (const pod of pods) if (!ends.has(nameOf(pod))) ends.set(nameOf(pod), this.#read(pod));
+    for (const pod of pods) if (!ends.has(nameOf(pod))) ends.set(nameOf(pod), this.#readLater(pod));
     const all = await Promise.all(ends.values());
     if (all.length === 0) throw new UserError(`The ${this.#role} ended without a pod`);
     return all.sort((a, b) => a.name.localeCompare(b.name));
@@ -692,6 +757,16 @@ class JobRun {
       await log.end();
       return this.#endOf(now, log);
     }
+  }
+
+  /**
+   * The same, awaited later: a failure is told then.
+   * @param {Pod} pod
+   */
+  #readLater(pod) {
+    const end = this.#read(pod);
+    end.catch(() => {});
+    return end;
   }
 
   /**
@@ -905,8 +980,9 @@ class PodLog {
   #pod;
   #container;
   #asText;
-  /** The stamp of the last line that was shown: after a lost connection the same second is sent again. */
+  /** The stamp of the last line, and how many lines have it (CRI-O stamps all that it read at once alike). */
   #last = "";
+  #alike = 0;
   #following = new AbortController();
   /** @type {Promise<void>} */
   #done = Promise.resolve();
@@ -948,11 +1024,14 @@ class PodLog {
 
   /** Reads again, until the record is whole or it is certain that it never will be. */
   async complete() {
+    let failure;
     for (let reading = 0; reading < LOG_READINGS && this.record.result() === undefined; reading++) {
+      if (failure !== undefined) await new Promise((resolve) => setTimeout(resolve, LOOK_INTERVAL_MS));
       this.#last = "";
       this.onLine = () => {};
-      await this.#read(["--request-timeout=120s"]);
+      failure = await this.#read(["--request-timeout=120s"]).catch((error) => error);
     }
+    if (failure !== undefined && this.record.result() === undefined) throw failure;
   }
 
   /**
@@ -962,16 +1041,20 @@ class PodLog {
   async #read(flags, signal) {
     const since = this.#last === "" ? [] : [`--since-time=${this.#last}`];
     const args = ["logs", this.#pod, "-c", this.#container, "--timestamps", ...since, ...flags];
-    await this.#kubectl.lines(args, (line) => this.#onStamped(line), signal);
+    // After a lost connection the same second is sent again.
+    const before = this.#last;
+    let known = this.#alike;
+    await this.#kubectl.lines(args, (stamped) => {
+      const [, stamp = "", line = ""] = /^(\S*) ?(.*)$/s.exec(stamped) ?? [];
+      if (stamp < before || (stamp === before && known-- > 0)) return;
+      this.#alike = stamp === this.#last ? this.#alike + 1 : 1;
+      this.#last = stamp;
+      this.#onLine(line);
+    }, signal);
   }
 
-  /** @param {string} stamped */
-  #onStamped(stamped) {
-    const space = stamped.indexOf(" ");
-    const stamp = stamped.slice(0, space === -1 ? undefined : space);
-    const line = space === -1 ? "" : stamped.slice(space + 1);
-    if (stamp <= this.#last) return;
-    this.#last = stamp;
+  /** @param {string} line */
+  #onLine(line) {
     if (this.record.take(line)) return;
     // The text after the record is made here, from the result; log lines that the record overtook are still news.
     if (this.record.missing !== null && !isLogLine(line)) return;
@@ -1101,14 +1184,18 @@ async function renderJob(options, folder) {
     if (CHOSEN.includes(name) || COMPUTED.includes(name)) continue;
     const fromHere = (/** @type {string} */ value, index = 0) => {
       if (FILES.includes(name) && isFile(value)) return carry(name, readFileSync(value, "utf8"));
-      if (name !== "say" || !value.startsWith("@") || !isFile(value.slice(1))) return value;
-      return `@${carry(`say-${index + 1}`, readFileSync(value.slice(1), "utf8"))}`;
+      const at = name === "say" ? 0 : name === "reply" ? value.indexOf("=") + 1 : -1;
+      const file = value.slice(at + 1);
+      if (at < 0 || value[at] !== "@" || !isFile(file)) return value;
+      return `${value.slice(0, at)}@${carry(`${name}-${index + 1}`, readFileSync(file, "utf8"))}`;
     };
     if (process.env[env]) rendered.data[env] = fromHere(process.env[env] ?? "");
     // A flag stays a flag: the client alone knows how it takes several.
     const flags = (given[name] ?? []).map((value, index) => `--${name}=${fromHere(value, index)}`);
     if (flags.length > 0) rendered.container.args = [...rendered.container.args ?? [], ...flags];
   }
+  const timeout = given["timeout"]?.at(-1) ?? process.env["TIMEOUT_MS"] ?? rendered.data["TIMEOUT_MS"] ?? "0";
+  setDeadline(rendered.job, timeout);
   const headers = given["header"] ?? (process.env["HEADER"] ?? "").split("\n").filter((line) => line !== "");
   if (headers.length > 0) {
     rendered.data["HEADER"] = headers.map((header, index) => {
@@ -1124,12 +1211,34 @@ async function renderJob(options, folder) {
 }
 
 /**
+ * The Job may take as long as the drill may: without a limit of its own it has none either.
+ * @param {any} job
+ * @param {string} timeout
+ */
+function setDeadline(job, timeout) {
+  let timeoutMs;
+  try {
+    timeoutMs = milliseconds(0)(timeout);
+  } catch {
+    return; // the client says what is wrong with it
+  }
+  if (timeoutMs === 0) delete job.spec.activeDeadlineSeconds;
+  else {
+    const { activeDeadlineSeconds: least = 0 } = job.spec;
+    job.spec.activeDeadlineSeconds = Math.max(least, Math.ceil(timeoutMs / 1000) + DEADLINE_SPARE_S);
+  }
+}
+
+/**
  * To cordon a node takes more than a namespace's rights: only a drain asks for them.
  * @param {Kubectl} kubectl
  */
 async function renderNodeRights(kubectl) {
   const objects = await kubectl.render(here("deploy/drill/drain"), {});
-  for (const { subjects = [] } of objects) {
+  // Of this namespace's own: another one's drain keeps its.
+  for (const { metadata, roleRef, subjects = [] } of objects) {
+    metadata.name = `${metadata.name}-${kubectl.namespace}`;
+    if (roleRef !== undefined) roleRef.name = metadata.name;
     for (const subject of subjects) subject.namespace = kubectl.namespace;
   }
   return objects;
@@ -1351,6 +1460,7 @@ function oneLine(text) {
 class Kubectl {
   namespace;
   #command;
+  #context;
   #flags;
   /** @type {Set<import("node:child_process").ChildProcess>} */
   #children = new Set();
@@ -1359,6 +1469,7 @@ class Kubectl {
   constructor({ own, namespace }) {
     this.namespace = namespace;
     this.#command = (own["kubectl"] || "kubectl").split(" ").filter(Boolean);
+    this.#context = own["context"] ?? "";
     this.#flags = own["context"] ? [`--context=${own["context"]}`] : [];
     process.on("exit", () => this.#children.forEach((child) => child.kill("SIGKILL")));
   }
@@ -1373,8 +1484,13 @@ class Kubectl {
   }
 
   async useContextNamespace() {
-    const text = await this.#run([...this.#flags, "config", "view", "--minify", "-o", "json"], {});
-    this.namespace = JSON.parse(text).contexts?.[0]?.context?.namespace || "default";
+    const text = await this.#run([...this.#flags, "config", "view", "-o", "json"], {});
+    const { contexts, "current-context": current } = JSON.parse(text);
+    const { context } = contexts?.find((/** @type {any} */ { name }) => name === (this.#context || current)) ?? {};
+    // In a pod without a kubeconfig kubectl is where its service account is.
+    const own = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+    const fallback = context === undefined && isFile(own) ? readFileSync(own, "utf8").trim() : "default";
+    this.namespace = context?.namespace || fallback;
   }
 
   /**
@@ -1670,8 +1786,12 @@ class Interrupt {
   left = () => "";
   #screen;
   #controller = new AbortController();
+  #first = "";
   /** @type {(signal: string) => void} */
   #onSignal = (signal) => {
+    // A cancelled job of a CI system sends another one after the first: that is nobody who presses a key twice.
+    if (this.#first !== "" && signal !== this.#first) return;
+    this.#first = signal;
     if (this.#controller.signal.aborted) {
       this.#screen.clear();
       process.stderr.write(`${signal} again: left at once. ${this.left()}\n`);

@@ -365,7 +365,7 @@ const TEXTS: Check = [isList(isText), "must be a list of strings"];
 const PAIRS: Check = [isTexts, "must be an object whose values are strings"];
 const CODES: Check = [
   isList((value) => value === 1005 || isSendableCloseCode(value as number)),
-  "must be a list of close codes",
+  "must be a list of close codes that may be sent (1000-1014 except 1004-1006, 3000-4999), or 1005",
 ];
 
 const PARTS: Record<keyof DialectParts, Check> = {
@@ -667,6 +667,8 @@ export interface Policy {
   expect: readonly Rule[];
   expectCode: readonly number[];
   maxReconnectMs: number;
+  /** Evidence will tell whether the pod was ending: then code and words alone do not say that a server turned us away. */
+  isWatched?: boolean;
 }
 
 /** How the way to the next session went. Times in ms of the ledgers' clock. */
@@ -718,7 +720,8 @@ export function judge(
     ended,
     abrupt,
     overdue: silence.above,
-    turnedAway: ended.noticeAt === undefined && ended.closeAt === undefined && ended.complaint === undefined &&
+    turnedAway: !policy.isWatched && ended.noticeAt === undefined && ended.closeAt === undefined &&
+      ended.complaint === undefined &&
       answerTo(ended.closeCode, ended.closeReason, codesOf(ended, policy.expectCode)) !== undefined,
     lost: lostRanges(ended),
     upstreamLost: upstreamLost(ended),
@@ -881,7 +884,8 @@ const TURNED_AWAY: [codes: number[], words: RegExp, answer: string][] = [
   [[1002, 1003, 1007, 1008], /policy|protocol|invalid|unsupported|not allowed/i, "it does not understand, or want, what this client says: --dialect, --subprotocol, or --header"],
 ];
 /** Words of a shutdown: then whatever else is said is no reason. */
-const SHUTDOWN_WORDS = /shut|restart|going away|drain|deploy|maintenance|stopp/i;
+const SHUTDOWN_WORDS =
+  /shut|restart|going (away|down)|drain|deploy|maintenance|stopp|terminating|sigterm|evict|scal(e|ing)|upgrad|rebalanc|replac|migrat|leaving/i;
 
 /** What answers an end by which a server turned this client away; undefined where it may be a shutdown. */
 export function answerTo(code: number | undefined, reason: string, expected: readonly number[]): string | undefined {
@@ -2350,7 +2354,7 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
   const servers = Object.entries(held).sort(([, a], [, b]) => b - a);
   const chance = chanceOf(servers.map(([, number]) => number));
   if (chance >= UNLIKELY) return undefined;
-  const lastMs = Math.max(...handovers.map(({ arrivedMs }) => arrivedMs ?? 0));
+  const lastMs = handovers.reduce((most, { arrivedMs }) => Math.max(most, arrivedMs ?? 0), 0);
   const late = new Map(
     (ready ?? []).filter(({ readyMs }) => readyMs > lastMs).map(({ name, readyMs }) => [name, readyMs]),
   );

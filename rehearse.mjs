@@ -293,8 +293,10 @@ class Deployment {
 async function startOwn(guard, name, { server: command, path, startTimeoutMs }) {
   const port = await freePort();
   const filled = command.replaceAll("{port}", String(port));
-  // As a container's PID 1 gets its signals, and no shell before it, where the command needs none.
-  const script = /[;&|<>()]/.test(filled) ? filled : `exec ${filled}`;
+  // As a container's PID 1 gets its signals, and no shell before it, where the command needs none. A shell that is PID 1
+  // does not die of SIGTERM, nor does it hand it on.
+  const hasSettings = /^\s*[a-z_]\w*=/i.test(filled);
+  const script = /[;&|<>()]/.test(filled) ? `trap : TERM; ${filled}` : `exec ${hasSettings ? "env " : ""}${filled}`;
   const server = new Program(guard, name, ["sh", "-c", script], { PORT: String(port) }, true);
   const startedAt = performance.now();
   while (!await accepts(port)) {
@@ -943,6 +945,8 @@ async function readOptions(guard) {
   if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
   if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
   if (given.help) return void process.stdout.write(usage(known));
+  const empty = Object.keys(given).find((name) => [given[name]].flat().includes(""));
+  if (empty !== undefined) throw new UserError(`--${empty} needs a value: see --help`);
   const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
@@ -989,6 +993,7 @@ function readOwn(given) {
   if (own.server !== "" && own.fault !== "none") {
     throw new UserError("--fault is for this project's own server, not for --server");
   }
+  if (own.server === "" && given.path !== undefined) throw new UserError("--path needs --server");
   if (!own.path.startsWith("/")) throw new UserError(`--path must begin with /: current value is '${own.path}'`);
   checkService(own, given);
   return own;

@@ -461,7 +461,7 @@ function renderFarewell(handover) {
   const { close, drainMs, received, lastSent, rules, dialect } = handover;
   if (rules.farewell === "n/a") return `${dialect} has no word for it`;
   const { farewell } = wordsOf(handover);
-  if (close === null) return drainMs === null ? `no ${farewell}` : farewell;
+  if (close === null) return drainMs === null && rules.farewell !== "pass" ? `no ${farewell}` : farewell;
   const said = `CLOSE counts ${close.sent} sent, up to seq ${close.received} received`;
   return rules.farewell === "fail" ? `${said}; here ${received} came, up to seq ${lastSent} went` : said;
 }
@@ -805,7 +805,7 @@ function handoverCase(handover, result) {
   const outcome = verdict === "unfinished"
     ? `<skipped message="on its way when the run ended"/>`
     : verdict === "failed"
-    ? failure(symptom ?? "FAIL", advise(handover), renderHandover(handover, RULES).join("\n"))
+    ? failure(symptom ?? "FAIL", advise(handover), renderHandover(handover, rulesOf(result, handover)).join("\n"))
     : "";
   return testCase(`handover.${from}`, name, reconnectMs, outcome);
 }
