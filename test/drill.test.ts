@@ -39,6 +39,7 @@ const KINDS = [
   ["api/v1", "services", "Service"],
   ["api/v1", "serviceaccounts", "ServiceAccount"],
   ["api/v1", "events", "Event"],
+  ["api/v1", "nodes", "Node"],
   ["apis/apps/v1", "deployments", "Deployment"],
   ["apis/apps/v1", "statefulsets", "StatefulSet"],
   ["apis/apps/v1", "daemonsets", "DaemonSet"],
@@ -63,6 +64,8 @@ interface Scenario {
   ends?: { at: RegExp; status: object; terminated: object };
   /** What a reading of the log (the first is 1) does not get. */
   loses?: (line: string, reading: number) => boolean;
+  /** A runtime that stamps all that it has read at once alike: here all lines of a second. */
+  alike?: boolean;
   /** Cuts the connection of a log once it has sent such a line. */
   cuts?: RegExp;
   denies?: (need: Need) => boolean;
@@ -195,7 +198,7 @@ async function startKubernetes(
     let killed: NonNullable<Scenario["ends"]> | undefined;
     const onLine = (line: string) => {
       const stamp = new Date().toISOString().replace("Z", `${String(log.lines.length % 1e6).padStart(6, "0")}Z`);
-      log.lines.push(`${stamp} ${line}`);
+      log.lines.push(`${scenario.alike ? `${stamp.slice(0, 19)}.000000000Z` : stamp} ${line}`);
       log.followers.forEach((news) => news());
       waiting.forEach((check) => check());
       if (killed === undefined && scenario.ends?.at.test(line)) {
@@ -345,7 +348,7 @@ async function startKubernetes(
     const resources: object[] = kinds.map(([, name, kind]) => ({
       name,
       singularName: kind.toLowerCase(),
-      namespaced: kind !== "Namespace" && !kind.startsWith("Cluster"),
+      namespaced: kind !== "Namespace" && kind !== "Node" && !kind.startsWith("Cluster"),
       kind,
       verbs,
     }));
@@ -543,13 +546,13 @@ const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof star
   ],
   ["a pod that is evicted", [], {
     ends: {
-      at: / steady /,
+      at: / started /,
       status: { reason: "Evicted", message: "The node was low on resource: memory." },
       terminated: { exitCode: 137, reason: "Error" },
     },
   }, /^The drill was ended before its verdict: Evicted, The node was low on resource: memory\., exit 137 \(Error\)$/],
   ["a pod that is out of memory", [], {
-    ends: { at: / steady /, status: {}, terminated: { exitCode: 137, reason: "OOMKilled" } },
+    ends: { at: / started /, status: {}, terminated: { exitCode: 137, reason: "OOMKilled" } },
   }, /^The drill was ended before its verdict: exit 137 \(OOMKilled\), the limit is 256Mi$/],
   ["no right to make Jobs", [], refuse("create", "jobs"), /^You may not create jobs\.batch in namespace rec$/],
   ["no right to read logs", [], refuse("get", "pods/log"), /^You may not get pods\/log in namespace rec$/],
@@ -623,6 +626,18 @@ const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof star
     /^--disrupt must be delete\|evict\|rollout\|scale-in\|force\|drain\|check\|watch: current value is 'explode'$/,
   ],
   ["a flag that nobody knows", ["--sesions=3"], {}, /^Unknown flag --sesions: see --help$/],
+  [
+    "credentials in a URL",
+    ["--url=ws://bob:s3cret@shop/socket"],
+    {},
+    /^--url must be a ws:\/\/ or wss:\/\/ URL without credentials or a fragment: current value is 'ws:\/\/…@shop\/socket'$/,
+  ],
+  [
+    "a folder that no report can be in",
+    ["--report=/no/such/folder/x.html"],
+    {},
+    /^--report must be in a folder that can be written to: current value is '\/no\/such\/folder\/x\.html'$/,
+  ],
   [
     "a report of no known kind",
     ["--report=x.pdf"],
@@ -859,6 +874,48 @@ describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
       line,
     ) => /^\d\d:/.test(line));
     assert.deepEqual(drill.lines.filter((line) => own.includes(line)), own);
+  });
+
+  it("brings a result whole from a log whose lines share their stamps, and shows each line once", async (t) => {
+    const drill = await startDrill(t, "delete-graceful", ["--json"], { alike: true, cuts: / steady / });
+    assert.equal((await drill.exited).code, 0, drill.lines.join("\n"));
+    assert.equal((JSON.parse(drill.stdout()) as Result).handovers.length, 3);
+    for (const what of [/ session-closed .*with 1001/, / handover /]) {
+      assert.equal(drill.lines.filter((line) => what.test(line)).length, 3, drill.lines.join("\n"));
+    }
+  });
+
+  it("gives back the node that a killed drain has left cordoned", async (t) => {
+    const killed = { phase: "Failed", reason: "Evicted", message: "The node was low on resource: memory." };
+    const terminated = { exitCode: 137, reason: "Error" };
+    const ends = { at: / node-1 is cordoned/, status: killed, terminated };
+    const nodes = ["node-1", "node-2"].map((name) => ({
+      apiVersion: "v1",
+      kind: "Node",
+      metadata: { name },
+      spec: {},
+    }));
+    const labels = { app: "server" };
+    const pod = { apiVersion: "v1", kind: "Pod", metadata: { name: "victim", labels }, spec: { nodeName: "node-1" } };
+    const objects = [...nodes, pod];
+    const drill = await startDrill(t, twoNodes(), ["--disrupt=drain"], { ends, objects });
+    await drill.kubernetes.until(() => drill.kubernetes.made.some(({ kind }) => kind === "Job"));
+    await drill.line(/ node-1 is cordoned/);
+    drill.kubernetes.store.get("nodes/node-1").spec.unschedulable = true;
+    assert.equal((await drill.exited).code, 2);
+    assert.equal(drill.kubernetes.store.get("nodes/node-1").spec.unschedulable ?? false, false, drill.lines.join("\n"));
+    assert.ok(drill.lines.some((line) => /node node-1 takes pods again/.test(line)), drill.lines.join("\n"));
+  });
+
+  it("shows no secret of a URL", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const kubernetes = await startKubernetes(t, cluster, { podless: true });
+    const url = `${cluster.env.SERVER_URL}?access_token=s3cret`;
+    const flags = [`--namespace=${NAMESPACE}`, `--url=${url}`, "--start-timeout=3s"];
+    const { code, stderr } = await run(t, [process.execPath, "drill.mjs", ...flags], kubernetes.env);
+    assert.equal(code, 2);
+    assert.match(stderr, /through ws:\/\/.*access_token=…/);
+    assert.doesNotMatch(stderr, /s3cret/);
   });
 
   it("reads again what a log has lost", async (t) => {

@@ -262,6 +262,9 @@ const ANSWERS: [code: number | undefined, reason: string, answer: RegExp | undef
   [1001, "going away", undefined],
   [1012, "service restart", undefined],
   [1001, "shutdown: drain timeout", undefined],
+  [1001, "Pod terminating, grace timeout 30s", undefined],
+  [1012, "upgrade; session token kept", undefined],
+  [1001, "scaling in: lease expired", undefined],
   [1000, "", undefined],
   [1005, "", undefined],
   [4000, "restarting", undefined],
@@ -289,6 +292,10 @@ test("a session that a server closes for a reason of its own is TURNED_AWAY, als
   );
   assert.equal(verdictOf(closed(1001, "bye"), { policy: { expect: ["clean", "moved"] } }).symptom, null);
   assert.equal(verdictOf(closed(4408, ""), { policy: { expect: ["clean"], expectCode: [4408] } }).symptom, null);
+  // Where evidence will tell, words do not.
+  const isWatched = { expect: ["clean", "moved"] as const, isWatched: true };
+  assert.equal(verdictOf(closed(1001, "idle timeout"), { policy: isWatched }).symptom, null);
+  assert.equal(verdictOf(closed(4408, ""), { policy: isWatched }).symptom, "WRONG_CLOSE_CODE");
 });
 
 // ---- Ledger

@@ -142,6 +142,18 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.deepEqual([code, told], [1, Array(2).fill(["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"])]);
   });
 
+  it("lets a shell before it keep SIGTERM to itself, as one that is PID 1 does", async (t) => {
+    const command = `--server=cd / && ${process.execPath} ${writeApp(t, true)}`;
+    const { code, handovers } = await rehearseOwn(t, command, "--path=/socket", "--grace=2s");
+    assert.deepEqual([code, handovers[0]!.symptom, handovers[0]!.cause], [1, "CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED"]);
+  });
+
+  it("takes a command with settings before it", async (t) => {
+    const command = `--server=NODE_ENV=production ${process.execPath} ${writeApp(t, true)}`;
+    const { verdict } = await rehearseOwn(t, command, "--path=/socket");
+    assert.equal(verdict, "PASS");
+  });
+
   it("does not wait for ever for sessions that such a server refuses", async (t) => {
     const command = `--server=${process.execPath} ${writeApp(t, true)}`;
     const flags = [command, "--path=/elsewhere", "--start-timeout=2s"];
@@ -159,6 +171,8 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       [["--server=/no/such/program"], /server-1 ended with 127 and never listened/],
       [["--server=sleep 60", "--start-timeout=1s"], /server-1 did not listen on port \d+ in time \(PORT, or \{port\}/],
       [["--server=true", "--fault=crash"], /^--fault is for this project's own server, not for --server$/m],
+      [["--server="], /^--server needs a value: see --help$/m],
+      [["--path=/socket"], /^--path needs --server$/m],
       [["--server=true", "--path=socket"], /^--path must begin with \/: current value is 'socket'$/m],
       [["--start-timeout=soon"], /^--start-timeout must be a duration such as 60s: current value is 'soon'$/m],
     ] as const
