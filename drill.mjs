@@ -34,7 +34,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import kleur from "kleur";
 import mri from "mri";
-import { endingOf, RecordReader, render, REPORTS, writeReport } from "./report.mjs";
+import { endingOf, protocol, RecordReader, render, REPORTS, writeReport } from "./report.mjs";
 
 /**
  * @typedef {import("./client.ts").Result} Result
@@ -50,16 +50,18 @@ import { endingOf, RecordReader, render, REPORTS, writeReport } from "./report.m
  * @typedef {{ kind: string, name: string, object: Manifest, selector: LabelSelector }} Workload
  */
 
-/**
- * The contract, as report.mjs takes it: from the bundle, from source, or from dist/ where Node reads no TypeScript.
- * @type {typeof import("./protocol.ts")}
- */
-const protocol = typeof REPORT_PAGE === "string"
-  ? require("./protocol.ts")
-  : process.features.typescript
-  ? await import("./protocol.ts")
-  : await import(new URL("dist/protocol.js", import.meta.url).href);
-const { count, duration, milliseconds, printable, redactUrl, toJson, UserError, useColour } = protocol;
+const {
+  count,
+  duration,
+  joinValues,
+  milliseconds,
+  printable,
+  redactUrl,
+  selectorInWords,
+  toJson,
+  UserError,
+  useColour,
+} = protocol;
 
 /** Whose images `--image` replaces. */
 const REPOSITORY = "ghcr.io/donileongdeepernetwork/k8s-graceful-shutdown-test";
@@ -333,28 +335,12 @@ async function whichNamespace(kubectl) {
 function targetSettings({ given }, data, { kind, name, selector }) {
   const asked = given["target-selector"]?.at(-1) || process.env["TARGET_SELECTOR"];
   /** @type {Record<string, string>} */
-  const settings = { TARGET_SELECTOR: asked || selectorText(selector) };
+  const settings = { TARGET_SELECTOR: asked || selectorInWords(selector) };
   const isKnown = DISRUPTIONS.rollout.includes(kind);
   // An image of an older release has only the Deployment's setting.
   if ("TARGET_DEPLOYMENT" in data && kind === "deployment") settings["TARGET_DEPLOYMENT"] = name;
   else if (isKnown) settings["TARGET"] = `${kind}/${name}`;
   return settings;
-}
-
-/**
- * As `kubectl get -l` takes it.
- * @param {LabelSelector} selector
- */
-function selectorText({ matchLabels = {}, matchExpressions = [] }) {
-  const expressions = matchExpressions.map(({ key, operator, values = [] }) =>
-    ({
-      In: `${key} in (${values.join(",")})`,
-      NotIn: `${key} notin (${values.join(",")})`,
-      Exists: key,
-      DoesNotExist: `!${key}`,
-    })[operator] ?? key
-  );
-  return [...Object.entries(matchLabels).map(([key, value]) => `${key}=${value}`), ...expressions].join(",");
 }
 
 /**
@@ -461,7 +447,7 @@ async function restoreReplicas({ kubectl, screen }, disrupt, { kind, name, objec
  */
 async function schedulableNodes({ kubectl, interrupt }, { selector }) {
   const pods =
-    /** @type {any[]} */ (await kubectl.list(["get", "pods", "-l", selectorText(selector)], interrupt.signal));
+    /** @type {any[]} */ (await kubectl.list(["get", "pods", "-l", selectorInWords(selector)], interrupt.signal));
   const names = [...new Set(pods.map(({ spec }) => spec?.nodeName).filter(Boolean))];
   return names.length === 0 ? [] : (await nodesNow(kubectl, names)).filter(({ cordoned }) => !cordoned)
     .map(({ name }) => name);
@@ -526,7 +512,7 @@ async function awaitToken({ kubectl, screen, interrupt }, { data, job }, { selec
   const times = managedFields.map((/** @type {any} */ { time }) => time).filter(Boolean);
   const changed = [creationTimestamp, ...times].sort().at(-1);
   const pods =
-    /** @type {Pod[]} */ (await kubectl.list(["get", "pods", "-l", selectorText(selector)], interrupt.signal));
+    /** @type {Pod[]} */ (await kubectl.list(["get", "pods", "-l", selectorInWords(selector)], interrupt.signal));
   const waiting = new Set(pods.filter((pod) => startedAt(pod) < changed).map(({ metadata }) => metadata?.name ?? ""));
   const ageMs = () => Date.now() - Date.parse(changed);
   while (waiting.size > 0 && ageMs() < TOKEN_SPREAD_MS) {
@@ -1919,23 +1905,6 @@ function startTimeout(text) {
   const ms = Number(number) * ({ ms: 1, s: 1000, m: 60_000 }[unit] ?? 1);
   if (ms > 0) return ms;
   throw new UserError(`--start-timeout must be a duration such as 120s: current value is '${text}'`);
-}
-
-/**
- * Joins a flag and a value that begins with a dash (`--report -.md`), which mri would take for a flag of its own.
- * @param {string[]} argv
- * @param {string[]} flags
- */
-function joinValues(argv, flags) {
-  /** @type {string[]} */
-  const joined = [];
-  for (const word of argv) {
-    const before = joined.at(-1) ?? "";
-    if (before.startsWith("--") && flags.includes(before.slice(2)) && /^-(?!-)/.test(word)) {
-      joined.push(`${joined.pop()}=${word}`);
-    } else joined.push(word);
-  }
-  return joined;
 }
 
 /** What the client's --help says of its settings: a list here would drift. @returns {ClientSettings} */

@@ -3554,7 +3554,7 @@ export function readSettings<T extends Table>(
 }
 
 /** Joins a flag and a value that begins with a dash (`--report -.json`, `--check -`), which mri would take for a flag of its own. */
-function joinValues(argv: readonly string[], flags: readonly string[]): string[] {
+export function joinValues(argv: readonly string[], flags: readonly string[]): string[] {
   const joined: string[] = [];
   for (const word of argv) {
     const before = joined.at(-1) ?? "";

@@ -49,7 +49,7 @@ import mri from "mri";
  * (The condition is a constant in a bundle: the `await`, which CommonJS does not know, falls away.)
  * @type {typeof import("./protocol.ts")}
  */
-const protocol = typeof REPORT_PAGE === "string"
+export const protocol = typeof REPORT_PAGE === "string"
   ? require("./protocol.ts")
   : "Deno" in globalThis || process.features.typescript
   ? await import("./protocol.ts")

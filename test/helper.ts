@@ -23,6 +23,7 @@ import {
   type WorkloadObject,
 } from "../protocol.ts";
 import type { Result } from "../client.ts";
+import type { FAULTS } from "../server.ts";
 
 const delay = monitorEventLoopDelay();
 delay.enable();
@@ -661,3 +662,23 @@ export async function startCluster(
     cut,
   };
 }
+
+/** DESIGN: every fault, the symptom that it must give, and the cause where the client alone could not tell. */
+export const EXPECTED: Record<(typeof FAULTS)[number], [symptom: string | null, cause?: string]> = {
+  "none": [null],
+  "ignore-sigterm": ["CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED"],
+  "exit-at-sigterm": ["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
+  "crash": ["CUT_WITHOUT_NOTICE", "CRASHED"],
+  "stall": ["STALLED", "SIGTERM_IGNORED"],
+  "skip-notice": ["NO_NOTICE"],
+  "exit-mid-drain": ["CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
+  "slow-drain": ["CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
+  "drop-data": ["DATA_LOST"],
+  "duplicate-data": ["DATA_DUPLICATED"],
+  "reorder-data": ["DATA_REORDERED"],
+  "lose-upstream": ["UPSTREAM_LOST"],
+  "skip-farewell": ["NO_FAREWELL"],
+  "terminate": ["NO_CLOSE_FRAME"],
+  "reset": ["RESET_AFTER_CLOSE"],
+  "no-status": ["WRONG_CLOSE_CODE"],
+};

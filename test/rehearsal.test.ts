@@ -16,8 +16,7 @@ import { join, resolve } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
 import type { Handover } from "../protocol.ts";
-import { FAULTS } from "../server.ts";
-import { run, start } from "./helper.ts";
+import { EXPECTED, run, start } from "./helper.ts";
 
 interface Rehearsal {
   verdict: "PASS" | "FAIL";
@@ -53,26 +52,6 @@ const isGone = (port: number) => fetch(`http://127.0.0.1:${port}/`).then(() => f
 
 /** The programs as another build, see there. */
 const wrapped = (how: string) => `--command=node test/fixtures/wrapper.mjs ${how} {role}`;
-
-/** DESIGN: every fault, the symptom that it must give, and the cause where the client alone could not tell. */
-const EXPECTED: Record<(typeof FAULTS)[number], [symptom: string | null, cause?: string]> = {
-  "none": [null],
-  "ignore-sigterm": ["CUT_WITHOUT_NOTICE", "SIGTERM_IGNORED"],
-  "exit-at-sigterm": ["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"],
-  "crash": ["CUT_WITHOUT_NOTICE", "CRASHED"],
-  "stall": ["STALLED", "SIGTERM_IGNORED"],
-  "skip-notice": ["NO_NOTICE"],
-  "exit-mid-drain": ["CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH"],
-  "slow-drain": ["CUT_DURING_DRAIN", "SIGKILL_AT_GRACE"],
-  "drop-data": ["DATA_LOST"],
-  "duplicate-data": ["DATA_DUPLICATED"],
-  "reorder-data": ["DATA_REORDERED"],
-  "lose-upstream": ["UPSTREAM_LOST"],
-  "skip-farewell": ["NO_FAREWELL"],
-  "terminate": ["NO_CLOSE_FRAME"],
-  "reset": ["RESET_AFTER_CLOSE"],
-  "no-status": ["WRONG_CLOSE_CODE"],
-};
 
 // Most of their time they wait, for intervals and drains.
 describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
