@@ -1323,10 +1323,10 @@ function observeEvent(cluster: Cluster, type: string, object: KubernetesObject, 
 
 /** Whether this has been told; from now on it has. */
 function isTold({ told }: Cluster, key: string): boolean {
-  if (told.has(key)) return true;
+  const isKnown = told.has(key);
   told.add(key);
   if (told.size > 2 * KEPT_PODS) told.delete(told.values().next().value!);
-  return false;
+  return isKnown;
 }
 
 function parseTime(text: string | null | undefined): number | undefined {
@@ -1412,7 +1412,7 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
     const before = deletionsOf(pod).at(-1);
     if (before === undefined || (running && askedMs < before.graceMs!)) {
       const isOwn = askedMs === 0 && !running;
-      pod.forced ||= askedMs === 0 && running;
+      pod.forced = askedMs === 0 && running;
       if (before === undefined && !isOwn) pod.graceMs = askedMs;
       const why = before !== undefined ? " again" : disrupted === undefined ? "" : ` (${disrupted.reason})`;
       const stampMs = parseTime(metadata.deletionTimestamp);
@@ -1450,7 +1450,7 @@ function stampsOf({ metadata, status }: KubernetesObject, statuses: readonly Con
     ...statuses.map(({ state }) => state?.running?.startedAt),
   ];
   return [deletionMs && deletionMs - deletionGracePeriodSeconds * 1000, ...times.map(parseTime)]
-    .filter((stampMs) => stampMs !== undefined);
+    .flatMap((stampMs) => stampMs ?? []);
 }
 
 /** The hook of a container, and how long it takes: of a command as long as it says that it sleeps. */

@@ -36,7 +36,7 @@ const source = readFileSync("protocol.ts", "utf8");
 function codeOf(text) {
   const blank = (found) => found.replace(/[^\n]/g, " ");
   const parts =
-    /\/\*[^]*?\*\/|\/\/[^\n]*|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|(?<=[(=,:]\s*|return )\/(?:\\.|\[(?:\\.|[^\]\\])*\]|[^/\\\n[])+\/[a-z]*/g;
+    /\/\*[^]*?\*\/|\/\/[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`|(?<=[(=,:]\s*|return )\/(?:\\.|\[(?:\\.|[^\]\\])*\]|[^/\\\n[])+\/[a-z]*/g;
   return text.replace(parts, (found) => {
     if (found[0] !== "`") return blank(found);
     // What a template computes is code, too.

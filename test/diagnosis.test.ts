@@ -86,6 +86,7 @@ const PODS: [title: string, pods: [name: string, ...Moment[]][], handover: Hando
   ["the one whose end was seen 1 s before", [["b", deleted(-100), exited(0, 0)]], cutAt(1000, plain), 0],
   ["not the one whose end was seen longer before", [["b", deleted(-100), exited(0, 0)]], cutAt(1001, plain), undefined],
   ["of a silence, the one that lived at the last sign of life", [["b", deleted(-100), exited(0, 0)]], cutAt(9000, { ...plain, ...silent, lastDataMs: BEGIN + 1000 }), 0],
+  ["not the one whose end was seen longer before the last sign of life", [["b", deleted(-100), exited(0, 0)]], cutAt(9000, { ...plain, ...silent, lastDataMs: BEGIN + 1001 }), undefined],
   ["of a silence without a sign of life, the one that lived as it opened", [["b", deleted(-100), exited(0, 0)]], cutAt(9000, { ...plain, ...silent, ...opened(-500), lastDataMs: null }), 0],
   ["the one whose deletion was told 5 s after", [["b", deleted(5000)]], cutAt(0, plain), 0],
   ["not the one whose deletion was told later", [["b", deleted(5001)]], cutAt(0, plain), undefined],
@@ -156,6 +157,20 @@ for (const [title, moments, handover, at, isComplete] of COMPLETE) {
     assert.equal(isEvidenceComplete(addPod(newCluster(), "a", moments), handover, BEGIN + at), isComplete);
   });
 }
+
+test("an event of a list is news where it is later than our clock's beginning", () => {
+  const cluster = newCluster();
+  const { uid } = addPod(cluster, "a", []);
+  const listed = (lastTimestamp: string) =>
+    observeCluster(cluster, "events", "LISTED", {
+      metadata: { name: "kill", uid: lastTimestamp, resourceVersion: "1" },
+      reason: "Killing",
+      message: "Container app failed liveness probe, will be restarted",
+      involvedObject: { uid },
+      lastTimestamp,
+    }, BEGIN).length;
+  assert.deepEqual([listed("1970-01-01T00:00:00.100Z"), listed("1970-01-01T00:00:00.101Z")], [0, 1]);
+});
 
 // ---- What other sessions say
 

@@ -301,10 +301,10 @@ for (const [name, handovers, chances] of DIFFERENCES) {
   });
 }
 
-test("pathDifferences() compares with the best of the other paths, whichever comes first", () => {
-  const paths = [sessionsOn("mesh", 8, 2), sessionsOn("ingress", 0, 5), sessionsOn("direct", 5, 0)];
-  for (const handovers of [paths.flat(), paths.toReversed().flat()]) {
-    const found = pathDifferences(handovers).map(({ path, other }) => `${path} ${other}`);
+test("pathDifferences() compares with the best of the other paths, whichever ends first", () => {
+  for (const endedMs of [1400, 2000]) {
+    const handovers = [sessionsOn("mesh", 8, 2), sessionsOn("ingress", 0, 5), sessionsOn("direct", 5, 0, { endedMs })];
+    const found = pathDifferences(handovers.flat()).map(({ path, other }) => `${path} ${other}`);
     assert.deepEqual(found.sort(), ["ingress direct", "mesh direct"]);
   }
 });

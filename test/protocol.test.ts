@@ -127,6 +127,19 @@ test("every known dialect compiles, says what can be sent, and expects a clean e
   }
 });
 
+test("every known dialect has the close codes of a graceful end: 1001 and 1012, and its own", () => {
+  const own: Record<string, number[]> = {
+    v1: [1001],
+    "socket.io": [1000, 1001, 1005, 1012],
+    centrifugo: [1001, 1012, 3001],
+    ...Object.fromEntries(["signalr", "actioncable", "phoenix", "sockjs", "mqtt", "nats"].map((name) => [
+      name,
+      [1000, 1001, 1012],
+    ])),
+  };
+  for (const name of DIALECTS) assert.deepEqual(dialectNamed(name).codes, own[name] ?? [1001, 1012], name);
+});
+
 test("a first message betrays the dialects whose servers greet, and no other", () => {
   const greetings = {
     '0{"sid":"x","upgrades":[],"pingInterval":25000,"pingTimeout":20000}': "socket.io",
@@ -733,7 +746,7 @@ test("judge() takes off what the client itself was late, once that is more than 
     return [symptom, taken];
   };
   assert.deepEqual(outcome(501, 5500), [null, 501]);
-  assert.deepEqual(outcome(499, 5400), ["SLOW_RECONNECT", 0]); // a tenth of 5 s, and less
+  assert.deepEqual(outcome(500, 5400), ["SLOW_RECONNECT", 0]); // a tenth of 5 s
   assert.deepEqual(outcome(6000, 5000), [null, 0]); // it decided nothing
   assert.deepEqual(outcome(600, 9000), ["SLOW_RECONNECT", 0]); // late with it and without
 });
