@@ -335,8 +335,7 @@ function checkGroups(part: string, source: string, groups: number, compile: (sou
   } catch (error) {
     throw new RangeError(`'${part}' ${(error as Error).message}: ${excerpt(source)}`);
   }
-  const has = groups === 0 ? 0 : new RegExp(`${source}|`).exec("")!.length - 1;
-  if (has >= groups) return pattern;
+  if (groups === 0 || new RegExp(`${source}|`).exec("")!.length > groups) return pattern;
   throw new RangeError(`'${part}' must have one group, which is what it finds: ${excerpt(source)}`);
 }
 
@@ -1449,8 +1448,8 @@ function stampsOf({ metadata, status }: KubernetesObject, statuses: readonly Con
     ...statuses.flatMap(({ state, lastState }) => [state, lastState].map((one) => one?.terminated?.finishedAt)),
     ...statuses.map(({ state }) => state?.running?.startedAt),
   ];
-  return [deletionMs && deletionMs - deletionGracePeriodSeconds * 1000, ...times.map(parseTime)]
-    .flatMap((stampMs) => stampMs ?? []);
+  const stamps = [deletionMs && deletionMs - deletionGracePeriodSeconds * 1000, ...times.map(parseTime)];
+  return stamps.flatMap((stampMs) => stampMs ?? []);
 }
 
 /** The hook of a container, and how long it takes: of a command as long as it says that it sleeps. */
@@ -2027,7 +2026,11 @@ const middle = ([earliestMs, latestMs]: readonly [number, number]): number => (e
 
 /** Whether an exit came before a deletion: it was told by an object that was not being deleted, or its stamp says so. */
 function isBefore(pod: Pod, exit: Moment, deleted: Moment): boolean {
-  return pod.moments.indexOf(exit) < pod.moments.indexOf(deleted) || exit.stampMs! < deleted.stampMs!;
+  return isToldBefore(pod, exit, deleted) || exit.stampMs! < deleted.stampMs!;
+}
+
+function isToldBefore(pod: Pod, one: Moment, other: Moment): boolean {
+  return pod.moments.find((moment) => moment === one || moment === other) === one;
 }
 
 /** Whether the session ended before SIGTERM came: as it looks; or surely, however late the deletion was read. */
@@ -2062,8 +2065,8 @@ function livenessKill({ pod, exit, deleted, openedMs, cutMs }: Ending): Moment |
 }
 
 function evictionOf({ pod, cutMs, exit }: Ending): Moment | undefined {
-  const isToldBefore = (one: Moment) => pod.moments.indexOf(one) < pod.moments.indexOf(exit!); // −1 where there is none
-  return pod.moments.find((one) => one.kind === "evicted" && (pod.wasBy(one, cutMs) || isToldBefore(one)));
+  const isBeforeExit = (one: Moment) => exit !== undefined && isToldBefore(pod, one, exit);
+  return pod.moments.find((one) => one.kind === "evicted" && (pod.wasBy(one, cutMs) || isBeforeExit(one)));
 }
 
 /** Whether the hook was still running when the grace was over: it is as long, or died there. */
@@ -2122,7 +2125,8 @@ export function diagnose(
   return null;
 }
 
-const isAbrupt = (symptom: Symptom): boolean => ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom);
+const isAbrupt = (symptom: Symptom | null): boolean =>
+  ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom!);
 
 /** What is certainly not the cause, although no other is known; `seen` is the application's end, if anybody saw it. */
 const RULED_OUT: Partial<Record<Cause, (ending: Ending, seen: Moment | undefined) => boolean>> = {
@@ -2168,7 +2172,7 @@ function isNotKilled({ pod, deleted, unsure, cutMs, silent }: Ending, seen: Mome
 /** Where no cause is certain: those of which the evidence rules out none; null where there is no evidence. */
 export function suspects(handover: Handover, pod: Pod | undefined): Cause[] | null {
   const { symptom, endedMs } = handover;
-  if (symptom === null || endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
+  if (endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
   const ending = endingOf(handover, pod, ALONE);
   const [seen] = ownExitsOf(pod, ending.openedMs);
   return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending, seen));

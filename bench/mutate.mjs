@@ -17,7 +17,7 @@ import { build, transform } from "esbuild";
 /** The headings of the sections that are pure. */
 const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Numbers)");
 /** The files whose tests judge; left out are tests that take a context, by which they end what they start, and this suite. */
-const TESTS = ["test/protocol.test.ts", "test/diagnosis.test.ts", "test/kubernetes.test.ts", "test/paths.test.ts"];
+const TESTS = ["protocol", "diagnosis", "inspect", "kubernetes", "paths"].map((name) => `test/${name}.test.ts`);
 const PROCESSES = ["a drill"];
 /** Least share of the mutants that must be noticed. */
 const LEAST_KILLED = 0.9;

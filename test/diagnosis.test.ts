@@ -355,6 +355,7 @@ const CAUSES: Case[] = [
   // At SIGTERM and after it.
   ["2 s after its pod stopped serving", [deleted(0), told("not-serving", 100), exited(2100, 0)], cutAt(2100), "EXITED_AT_SIGTERM: exit 0 2.10s after the deletion"],
   ["longer after its pod stopped serving", [deleted(0), told("not-serving", 100), exited(2101, 0)], cutAt(2101), "EXITED_AT_SIGTERM: exit 0 2.10s after the deletion, its upgraded connections with it"],
+  ["that fell silent before SIGTERM", [deleted(0), exited(5100, 0)], cutAt(1000, silent), "EXITED_AT_SIGTERM", { spec: sleeping(5) }],
   ["500 ms before SIGTERM, at the exit", [deleted(0), exited(4800, 0)], cutAt(4500), "EXITED_AT_SIGTERM", { spec: sleeping(5) }],
   ["longer before SIGTERM, at the exit", [deleted(0), exited(4799, 0)], cutAt(4499), null, { spec: sleeping(5) }],
   ["2.5 s before SIGTERM, at the exit, where the deletion was told late", [late(5000, deleted(0)), exited(6800, 0)], cutAt(6500), "EXITED_AT_SIGTERM", { spec: sleeping(4) }],
@@ -385,6 +386,7 @@ const CAUSES: Case[] = [
   ["without numbers, after CLOSE", [deleted(0), exited(1000, 0)], cutAt(1000, { ...plain, symptom: "NO_CLOSE_FRAME" }), "EXITED_AT_SIGTERM"],
   ["without numbers, with a code", [deleted(0), exited(1000, 0)], cutAt(1000, { ...plain, symptom: "NO_NOTICE", code: 1001 }), null],
   ["without numbers, by ourselves", [deleted(0), exited(1000, 0)], cutAt(1000, { ...plain, symptom: "WITNESS_ENDED" }), null],
+  ["without numbers, and nothing failed", [deleted(0), exited(1000, 0)], cutAt(1000, { ...plain, symptom: null }), null],
   ["with numbers, after CLOSE", [deleted(0), exited(1000, 0)], cutAt(1000, { symptom: "NO_CLOSE_FRAME" }), null],
 ];
 
@@ -448,6 +450,7 @@ const SUSPECTS: [cause: Cause, isSuspected: boolean, title: string, moments: Mom
   ["EXITED_AT_SIGTERM", false, "after SIGTERM, with a notice", [deleted(0)], cutAt(1000, noticed(100))],
   ["EXITED_AT_SIGTERM", false, "after SIGTERM, killed", [deleted(0), exited(1000, 137)], cutAt(1000)],
   ["EXITED_AT_SIGTERM", false, "before SIGTERM", [deleted(0)], cutAt(1000), { spec: sleeping(5) }],
+  ["EXITED_AT_SIGTERM", true, "perhaps before SIGTERM", [late(2000, deleted(0))], cutAt(1500), { spec: sleeping(1) }],
   ["EXITED_AT_SIGTERM", false, "of a pod that nobody deleted", [], cutAt(0)],
   ["EXITED_AT_SIGTERM", true, "at a deletion without a stamp", [unstamped(deleted(0))], cutAt(0)],
   ["EXIT_BEFORE_FLUSH", true, "after SIGTERM, with a notice", [deleted(0)], cutAt(1000, noticed(100))],
