@@ -57,9 +57,23 @@ const unstamped = ({ stampMs: _none, ...moment }: Moment): Moment => moment;
 /** A session of the pod "a" from `BEGIN` − 50 s on, that was cut. */
 function cutAt(at: number, changes: Partial<Handover> = {}): Handover {
   return {
-    ...{ verdict: "failed", symptom: "CUT_WITHOUT_NOTICE", dialect: "v1", from: "a", reached: null, how: "fin", code: null },
-    ...{ openedMs: BEGIN - 50_000, endedMs: BEGIN + at, lastDataMs: BEGIN + at, noticeMs: null, drainMs: null },
-    ...{ remaining: null, readyEndpoints: null, lastOnEndingMs: null, path: null, pod: null },
+    verdict: "failed",
+    symptom: "CUT_WITHOUT_NOTICE",
+    dialect: "v1",
+    from: "a",
+    reached: null,
+    how: "fin",
+    code: null,
+    openedMs: BEGIN - 50_000,
+    endedMs: BEGIN + at,
+    lastDataMs: BEGIN + at,
+    noticeMs: null,
+    drainMs: null,
+    remaining: null,
+    readyEndpoints: null,
+    lastOnEndingMs: null,
+    path: null,
+    pod: null,
     ...changes,
   } as Handover;
 }

@@ -20,15 +20,20 @@ import {
 import { compare, render, renderJunit, renderMarkdown } from "../report.mjs";
 import { deadUrl, run, startClient, startPeer, startServer } from "./helper.ts";
 
+const JUDGED = judgedOnce();
+
 /** A handover that was judged, with what a case changes of it. */
 function handoverOf(changes: Partial<Handover>): Handover {
+  return { ...JUDGED, verdict: "graceful", symptom: null, code: 1001, to: "pod-b", reconnectMs: 100, ...changes };
+}
+
+function judgedOnce(): Handover {
   const ledger = new Ledger("ws://x/ws", "v1", 100);
   observe(ledger, { type: "HELLO", server: "pod-a", instance: "a", session: "s", intervalMs: 100 }, 1);
   observe(ledger, { type: "END", how: "fin" }, 1000);
   const redial = { startedAt: 1000, chosenMs: 0, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
   const policy = { expect: [], expectCode: [], maxReconnectMs: 5000 };
-  const judged = judge(1, ledger, undefined, redial, policy, 1000, 0);
-  return { ...judged, verdict: "graceful", symptom: null, code: 1001, to: "pod-b", reconnectMs: 100, ...changes };
+  return judge(1, ledger, undefined, redial, policy, 1000, 0);
 }
 
 /** The same for a move at a time. */
