@@ -146,8 +146,9 @@ const HARNESS = `
   parentPort.on("message", async (task) => parentPort.postMessage(await judge(task)));
 `;
 
-/** The program text of protocol.ts; undefined where it is none. */
-async function programOf(contents) {
+/** The program text of protocol.ts, with a change if there is one; undefined where it is none. */
+async function programOf({ at, was, is } = { at: 0, was: "", is: "" }) {
+  const contents = source.slice(0, at) + is + source.slice(at + was.length);
   try {
     return (await transform(contents, { loader: "ts", format: "cjs", logLevel: "silent" })).code;
   } catch {
@@ -213,7 +214,7 @@ class Judge {
 
 const first = new Judge();
 const begunAt = performance.now();
-const truth = await first.judge({ protocol: await programOf(source), lately: [], cost: {} }, PATIENCE_MS);
+const truth = await first.judge({ protocol: await programOf(), lately: [], cost: {} }, PATIENCE_MS);
 const patienceMs = PATIENCE * (performance.now() - begunAt);
 first.end();
 if (truth.times === undefined) {
@@ -222,22 +223,35 @@ if (truth.times === undefined) {
 }
 
 const mutants = mutantsOf().sort((a, b) => a.line - b.line);
+const isEquivalent = (mutant, { text, change }) => mutant.text.includes(text) && mutant.change === change;
+for (const equivalent of EQUIVALENTS) {
+  const { length } = mutants.filter((mutant) => isEquivalent(mutant, equivalent));
+  if (length > 1 || (length === 0 && process.argv[2] === undefined)) {
+    console.log(`  equivalents.json: ${length} mutants are  ${equivalent.change}  |  ${equivalent.text}`);
+  }
+}
 console.log(`${mutants.length} mutants, ${Object.keys(truth.times).length} tests`);
 const startedAt = performance.now();
 /** By part: how many mutants were noticed and not, changed nothing, or were no program. */
 const tallies = {};
 const queue = [...mutants];
+/** The next mutant; its program is made while another one is judged. */
+const take = () => {
+  const mutant = queue.shift();
+  return mutant && { mutant, made: programOf(mutant) };
+};
 await Promise.all(Array.from({ length: availableParallelism() }, async () => {
   const judge = new Judge();
   let lately = [];
-  for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
+  for (let next = take(); next !== undefined;) {
+    const { mutant, made } = next;
+    next = take();
     const tally = tallies[mutant.part] ??= { killed: 0, survived: 0, equivalent: 0, invalid: 0 };
-    if (EQUIVALENTS.some(({ text, change }) => mutant.text.includes(text) && mutant.change === change)) {
+    if (EQUIVALENTS.some((equivalent) => isEquivalent(mutant, equivalent))) {
       tally.equivalent++;
       continue;
     }
-    const { at, was, is } = mutant;
-    const protocol = await programOf(source.slice(0, at) + is + source.slice(at + was.length));
+    const protocol = await made;
     if (protocol === undefined) {
       tally.invalid++;
       continue;
