@@ -335,7 +335,7 @@ function checkGroups(part: string, source: string, groups: number, compile: (sou
   } catch (error) {
     throw new RangeError(`'${part}' ${(error as Error).message}: ${excerpt(source)}`);
   }
-  if (groups === 0 || new RegExp(`${source}|`).exec("")!.length > groups) return pattern;
+  if (new RegExp(`${source}|`).exec("")!.length > groups) return pattern;
   throw new RangeError(`'${part}' must have one group, which is what it finds: ${excerpt(source)}`);
 }
 
@@ -2266,9 +2266,9 @@ export function rolloutOf(moved: Moved): Rollout | null {
 function peakOf(handovers: readonly Handover[]): Rollout["peak"] {
   const arrivals = new Map<string, number[]>();
   for (const { to, arrivedMs } of handovers) {
-    if (to === null || arrivedMs === null) continue;
-    const times = arrivals.get(to);
-    if (times === undefined) arrivals.set(to, [arrivedMs]);
+    if (arrivedMs === null) continue;
+    const times = arrivals.get(to!);
+    if (times === undefined) arrivals.set(to!, [arrivedMs]);
     else times.push(arrivedMs);
   }
   let peak: Rollout["peak"] = null;
@@ -2350,7 +2350,7 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
   const servers = Object.entries(held).sort(([, a], [, b]) => b - a);
   const chance = chanceOf(servers.map(([, number]) => number));
   if (chance >= UNLIKELY) return undefined;
-  const lastMs = handovers.reduce((most, { arrivedMs }) => Math.max(most, arrivedMs ?? 0), 0);
+  const lastMs = handovers.reduce((most, { arrivedMs }) => Math.max(most, arrivedMs ?? most), 0);
   const late = new Map(
     (ready ?? []).filter(({ readyMs }) => readyMs > lastMs).map(({ name, readyMs }) => [name, readyMs]),
   );
