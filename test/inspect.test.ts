@@ -282,7 +282,7 @@ describe("what Kubernetes counts", () => {
     // deno-fmt-ignore
     const quantities: [text: string | number, number: number][] = [
       ["128Mi", 2 ** 27], ["1Gi", 2 ** 30], ["1G", 1e9], ["500m", 0.5], ["1.5k", 1500], [".5Ki", 512],
-      ["1e3", 1000], ["1E3", 1000], ["1E", 1e18], ["129e6", 129e6], ["+2", 2], [7, 7], ["0", 0], ["2.", 2],
+      ["2Ti", 2 ** 41], ["1Pi", 2 ** 50], ["1Ei", 2 ** 60], ["1e3", 1000], ["1E3", 1000], ["1E", 1e18], ["129e6", 129e6], ["+2", 2], [7, 7], ["0", 0], ["2.", 2],
     ];
     for (const [text, number] of quantities) assert.equal(quantity(text), number, String(text));
     for (const text of ["", "Mi", "1MiB", "1 Mi", "one", "1K", "--1"]) assert.ok(Number.isNaN(quantity(text)), text);
@@ -300,7 +300,8 @@ describe("what Kubernetes counts", () => {
     };
     assert.equal(selectorInWords(selector), "app=shop,tier in (web,api),!canary,zone notin (c),version");
     const labels = { app: "shop", tier: "api", version: "1" };
-    assert.ok(isSelected(selector, labels));
+    for (const more of [{}, { zone: "a" }]) assert.ok(isSelected(selector, { ...labels, ...more }));
+    assert.ok(!isSelected({ matchExpressions: [{ key: "app", operator: "Like", values: ["shop"] }] }, labels));
     for (const other of [{ app: "x" }, { tier: "db" }, { canary: "" }, { zone: "c" }]) {
       assert.ok(!isSelected(selector, { ...labels, ...other }), JSON.stringify(other));
     }
@@ -378,6 +379,15 @@ describe("a target", () => {
     for (const [kind, spec, status, left] of states) {
       assert.equal(rolloutLeft(target(kind), workload(spec, status)), left, `${kind} ${JSON.stringify(status)}`);
     }
+    const unseen = (kind: WorkloadKind, generation?: number) => {
+      const { spec } = workload({ replicas: 0 });
+      return rolloutLeft(target(kind), { metadata: { name: "shop", ...generation && { generation } }, spec });
+    };
+    assert.deepEqual([unseen("deployment"), unseen("daemonset"), unseen("deployment", 1)], [
+      "",
+      "",
+      "the controller to see it",
+    ]);
     assert.equal(rolledPods(target("statefulset"), workload(partition)), 1);
     assert.equal(rolledPods(target("daemonset"), workload({})), undefined);
   });
