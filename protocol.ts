@@ -2562,10 +2562,9 @@ export function refusalOf(disruption: string, target: Target, object: WorkloadOb
     }
     if (pods! < 2) return cannot("scale in", `it has ${count(pods!, "replica")}, and two are needed`);
   }
-  if (disruption === "drain" && kind === "daemonset") {
-    return cannot("drain", "kubectl drain leaves a DaemonSet's pods where they are: delete or watch");
-  }
-  return undefined;
+  return disruption === "drain" && kind === "daemonset"
+    ? cannot("drain", "kubectl drain leaves a DaemonSet's pods where they are: delete or watch")
+    : undefined;
 }
 
 /** The pod that a StatefulSet gives up first: that with the highest ordinal. */

@@ -346,6 +346,7 @@ describe("a target", () => {
       ["rollout", "statefulset", { updateStrategy: { type: "OnDelete" } }, "Cannot roll statefulset/shop: its updateStrategy is OnDelete, which replaces a pod once somebody deletes it: disrupt delete"],
       ["rollout", "daemonset", { updateStrategy: { type: "OnDelete" } }, "Cannot roll daemonset/shop: its updateStrategy is OnDelete, which replaces a pod once somebody deletes it: disrupt delete"],
       ["scale-in", "statefulset", {}, undefined],
+      ["scale-in", "statefulset", { replicas: 2 }, undefined],
       ["scale-in", "statefulset", { replicas: 1 }, "Cannot scale in statefulset/shop: it has 1 replica, and two are needed"],
       ["scale-in", "daemonset", {}, "Cannot scale in daemonset/shop: a DaemonSet has a pod on each node, and no replicas: delete or watch"],
       ["drain", "deployment", {}, undefined],
@@ -362,6 +363,8 @@ describe("a target", () => {
     // deno-fmt-ignore
     const states: [kind: WorkloadKind, spec: Partial<WorkloadObject["spec"]>, status: WorkloadObject["status"], left: string][] = [
       ["deployment", {}, { observedGeneration: 1, updatedReplicas: 3, replicas: 3, availableReplicas: 3 }, "the controller to see it"],
+      ["deployment", {}, {}, "0 of 3 pods updated"],
+      ["deployment", {}, { updatedReplicas: 3, replicas: 3 }, "0 of 3 pods available"],
       ["deployment", {}, { updatedReplicas: 1, replicas: 4, availableReplicas: 3 }, "1 of 3 pods updated"],
       ["deployment", {}, { updatedReplicas: 3, replicas: 4, availableReplicas: 4 }, "1 old pod to end"],
       ["deployment", {}, { updatedReplicas: 3, replicas: 3, availableReplicas: 2 }, "2 of 3 pods available"],
@@ -393,6 +396,9 @@ describe("a target", () => {
   });
 
   it("of a StatefulSet gives up the pod with the highest ordinal, wherever these begin", () => {
+    const single = workload({});
+    delete single.spec.replicas;
+    assert.equal(highestOrdinal(target("statefulset"), single), "shop-0");
     assert.equal(highestOrdinal(target("statefulset"), workload({})), "shop-2");
     assert.equal(highestOrdinal(target("statefulset"), workload({ ordinals: { start: 5 } })), "shop-7");
   });
