@@ -15,7 +15,9 @@ import { Worker } from "node:worker_threads";
 import { build, transform } from "esbuild";
 
 /** The headings of the sections that are pure. */
-const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Rollouts|Workloads|Numbers)");
+const SECTIONS = new RegExp(
+  process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Rollouts|Workloads|Numbers)",
+);
 /** The files whose tests judge; left out are tests that take a context, by which they end what they start, and this suite. */
 const TESTS = ["protocol", "diagnosis", "inspect", "kubernetes", "paths"].map((name) => `test/${name}.test.ts`);
 const PROCESSES = ["a drill"];

@@ -81,7 +81,10 @@ const MOVES: [name: string, handovers: Handover[], rolledMs: number | null, pods
     [],
     [1],
   ],
-  ["calm since the first one had arrived", [moveOf(1, 1000, { reconnectMs: 10_000 }), moveOf(1, 41_000)], null, [], [1, 2]],
+  ["calm since the first one had arrived", [moveOf(1, 1000, { reconnectMs: 10_000 }), moveOf(1, 41_000)], null, [], [
+    1,
+    2,
+  ]],
   ["more calm than that", [moveOf(1, 1000, { reconnectMs: 10_000 }), moveOf(1, 41_001)], null, [], [1, 1]],
   ["at the very beginning of a rollout", [moveOf(1, 100), moveOf(1, 500)], 500, [], [1, 1]],
   ["just arrived as a rollout begins", [moveOf(1, 400), moveOf(1, 600)], 500, [], [1, 2]],
@@ -143,7 +146,10 @@ test("MOVED_AGAIN says how many sessions moved how often, and what to change", (
     const moved = { ...QUIET, handovers };
     return rolloutFindings(rolloutOf(moved), moved);
   };
-  assert.match(findingsOf(handovers.slice(0, 5))[0]!.text, /^1 of the 4 sessions that moved moved twice in one disruption/);
+  assert.match(
+    findingsOf(handovers.slice(0, 5))[0]!.text,
+    /^1 of the 4 sessions that moved moved twice in one disruption/,
+  );
   const [finding, ...others] = findingsOf(handovers);
   assert.deepEqual([finding?.name, others], ["MOVED_AGAIN", []]);
   assert.match(
@@ -286,7 +292,10 @@ const DIFFERENCES: [name: string, handovers: Handover[], chances: number[]][] = 
     ...sessionsOn("direct", 5, 0, { endedMs: 62_000 }),
   ], []],
   ["one path only", [...sessionsOn("direct", 3, 2)], []],
-  ["sessions without a path among them", [...sessionsOn("direct", 5, 0), ...sessionsOn("ingress", 0, 5, { path: null })], []],
+  ["sessions without a path among them", [
+    ...sessionsOn("direct", 5, 0),
+    ...sessionsOn("ingress", 0, 5, { path: null }),
+  ], []],
   ["cuts that were our own doing", [
     ...sessionsOn("direct", 5, 0),
     ...sessionsOn("ingress", 0, 5, { symptom: "WITNESS_ENDED" }),
