@@ -164,6 +164,8 @@ const FAULTY: [rule: string, title: string, change: (parts: Parts) => unknown, f
 // deno-fmt-ignore
 const SOUND: [rule: string, title: string, change: (parts: Parts) => unknown][] = [
   ["grace-zero", "a grace of 1 s", ({ pod }) => pod.terminationGracePeriodSeconds = 1],
+  ["grace-too-short", "a grace of 0, which is another rule's", ({ pod }) => pod.terminationGracePeriodSeconds = 0],
+  ["grace-too-short", "a drain a second shorter than what is left", ({ main }) => main.env = [{ name: "DRAIN_TIMEOUT_MS", value: "54000" }]],
   ["grace-too-short", "10 s left for a drain of unknown length", ({ pod }) => pod.terminationGracePeriodSeconds = 15],
   ["grace-too-short", "a hook of unknown length", both(exec(["drain"], "shop"), ({ pod }) => pod.terminationGracePeriodSeconds = 5)],
   ["grace-too-short", "the settings of another container", configured("other")],
@@ -211,6 +213,34 @@ const SOUND: [rule: string, title: string, change: (parts: Parts) => unknown][] 
   ["autoscaler", "safe to evict, with a budget", annotated("true")],
 ];
 
+const GRACE = "or more: preStop + drain, and a margin";
+const LEFT = "left for the drain";
+/** What a prediction says where that depends on the objects. */
+// deno-fmt-ignore
+const SAID: [rule: string, title: string, change: (parts: Parts) => unknown, fix: string, text: string][] = [
+  ["grace-too-short", "a preStop as long as the grace", ({ pod }) => pod.terminationGracePeriodSeconds = 5, `35 ${GRACE}`, "preStop takes all of it: SIGTERM comes when the time is over"],
+  ["grace-too-short", "1 s left", ({ pod }) => pod.terminationGracePeriodSeconds = 6, `35 ${GRACE}`, `at most 1s ${LEFT}: preStop takes 5s`],
+  ["grace-too-short", "no preStop, and 5 s", ({ pod, main }) => (delete main.lifecycle, pod.terminationGracePeriodSeconds = 5), `30 ${GRACE}`, `at most 5s ${LEFT}: preStop takes 0s`],
+  ["grace-too-short", "our server's settings", configured("settings"), `65 ${GRACE}`, `55s ${LEFT}, which may take 55s: preStop takes 5s`],
+  ["grace-too-short", "a drain of 55 s by the environment alone", ({ main }) => main.env = [{ name: "DRAIN_TIMEOUT_MS", value: "55000" }], `65 ${GRACE}`, `55s ${LEFT}, which may take 55s: preStop takes 5s`],
+  ["prestop-missing", "no lifecycle", ({ main }) => delete main.lifecycle, "sleep: { seconds: 5 }", "new connections still come after SIGTERM"],
+  ["prestop-without-shell", "a hook that sleeps 1.5 s", exec(["sleep", "1.5"], "scratch"), "sleep: { seconds: 2 }", "scratch is likely to have no sleep: then SIGTERM comes at once"],
+  ["prestop-without-shell", "a hook of unknown length that has failed", both(exec(["drain", "10"], "shop"), (parts) => failedHook(parts, "b")), "sleep: { seconds: 5 }", "PreStopHook failed"],
+  ["one-replica", "a Deployment", ({ spec }) => spec.replicas = 1, "2 or more", "whatever ends it, but a rollout that surges, leaves no ready pod"],
+  ["one-replica", "a StatefulSet", both(kindOf("statefulset"), ({ spec }) => spec.replicas = 1), "2 or more", "its pod ends before the next one is made"],
+  ["rollout-without-peer", "all of three", ({ spec }) => spec.strategy!.rollingUpdate!.maxUnavailable = 3, "0, with maxSurge: 1", "a rollout may end all pods at once"],
+  ["rollout-without-peer", "a DaemonSet, two of three", both(kindOf("daemonset"), ({ spec }) => spec.updateStrategy = { rollingUpdate: { maxUnavailable: 2 } }), "fewer, or more pods", "a rollout leaves one pod for all sessions"],
+  ["budget-allows-nothing", "three pods", ({ budget }) => budget.maxUnavailable = 0, "maxUnavailable: 1", "no eviction is ever allowed: a node's drain waits until somebody forces it"],
+  ["budget-allows-nothing", "one pod", ({ budget, spec }) => (spec.replicas = 1, budget.maxUnavailable = 0), "maxUnavailable: 1, and 2 replicas or more", "no eviction is ever allowed: a node's drain waits until somebody forces it"],
+  ["pid-1-swallows", "npm start", ({ main }) => main.command = ["npm", "start"], "the program itself", "npm is PID 1 and may not hand the signal on"],
+  ["pid-1-swallows", "a shell", ({ main }) => main.command = ["sh", "-c", "node server.js"], "exec before the last command", "sh is PID 1 and may not hand the signal on"],
+  ["service-leads-elsewhere", "a dialled Service", ({ service }) => service.selector = { app: "other" }, "labels of the pods: app=shop,tier=web", "what is dialled does not lead here"],
+  ["service-leads-elsewhere", "pods without labels", ({ spec }) => delete spec.template.metadata!.labels, "labels of the pods: they have none", "what is dialled does not lead here"],
+  ["target-port", "a name", ({ service }) => service.ports![0]!.targetPort = "http", "web", "no container has a port of this name"],
+  ["target-port", "a number", ({ service, main }) => (service.ports = [{ port: 80 }], main.ports!.push({ containerPort: 9090 })), "web or 9090", "no container declares this port"],
+  ["target-port", "a name, and no container has a port", ({ main }) => delete main.ports, "a port of that name", "no container has a port of this name"],
+];
+
 const foretoldBy = (rule: string, workload: Workload): Prediction[] =>
   inspect(workload).predictions.filter((prediction) => prediction.rule === rule);
 
@@ -232,6 +262,12 @@ describe("the check", () => {
         [{ field, value, certain: certain === "certain" }],
       );
       for (const { text, fix, foretells } of predictions) for (const said of [text, fix, ...foretells]) assert.ok(said);
+    });
+  }
+
+  for (const [rule, title, change, fix, text] of SAID) {
+    it(`says (${rule}) of ${title} what is wrong, and what would mend it`, () => {
+      assert.deepEqual(foretoldBy(rule, changed(change)).map(({ fix, text }) => [fix, text]), [[fix, text]]);
     });
   }
 
