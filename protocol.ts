@@ -2361,11 +2361,10 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
     `${servers.length} pods are ready: by chance less than once in ${
       grouped(Math.floor(Math.min(1e6, 1 / chance)))
     } runs`;
-  const isExplained = late.size > 0 && chanceOf(rest.map(([, number]) => number)) >= UNLIKELY;
-  const [newest, readyMs] = [...late].at(-1) ?? ["", 0];
-  const why = isExplained
-    ? `${newest} became ready ${
-      duration(readyMs - lastMs)
+  const newest = [...late].at(-1);
+  const why = newest !== undefined && chanceOf(rest.map(([, number]) => number)) >= UNLIKELY
+    ? `${newest[0]} became ready ${
+      duration(newest[1] - lastMs)
     } after the last session had moved, and nothing moves by itself: have new ` +
       "pods ready before old ones go (maxSurge, minReadySeconds)"
     : "whoever balances does not spread new connections evenly, or they came while few pods were ready";

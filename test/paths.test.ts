@@ -221,7 +221,7 @@ const UNEVENNESS: [name: string, held: Record<string, number>, ready: typeof REA
     "all on one of two pods",
     { "pod-b": 10 },
     READY,
-    /^pod-b has 10 of 10 sessions, pod-c 0, 2 pods .* once in 512 runs/,
+    /^pod-b has 10 of 10 sessions, pod-c 0, 2 pods .* once in 512 runs; whoever balances does not spread/,
   ],
   ["nobody who tells which pods there are", { "pod-b": 10 }, null, null],
   [
@@ -243,6 +243,18 @@ const UNEVENNESS: [name: string, held: Record<string, number>, ready: typeof REA
     /^pod-c has 19 of 20 sessions, pod-b 1,/,
   ],
   ["a server among them that has no name", { "ws://x/ws": 10, "pod-b": 10 }, READY, null],
+  [
+    "a pod that was ready as the last session moved",
+    { "pod-b": 10 },
+    [READY[0]!, { name: "pod-n", readyMs: 1100 }],
+    /does not spread/,
+  ],
+  [
+    "a pod that came after the moves, where the others are uneven by themselves",
+    { "pod-b": 19, "pod-c": 1 },
+    [...READY, LATE[1]!],
+    /^pod-b has 19 of 20 sessions, pod-n 0, 3 pods .*does not spread/,
+  ],
   ["servers that have no names", { "ws://x/ws": 10 }, READY, null],
   ["a pod that is not ready any more", { "pod-a": 10, "pod-b": 5, "pod-c": 4 }, READY, null],
 ];
