@@ -3300,11 +3300,7 @@ function problemOf(value: unknown, shape: FieldShape, place: string): string | u
 }
 
 function firstProblem(looks: readonly (() => string | undefined)[]): string | undefined {
-  for (const look of looks) {
-    const problem = look();
-    if (problem !== undefined) return problem;
-  }
-  return undefined;
+  return looks.reduce<string | undefined>((problem, look) => problem ?? look(), undefined);
 }
 
 const OBJECT: FieldShape = {

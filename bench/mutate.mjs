@@ -16,7 +16,7 @@ import { build, transform } from "esbuild";
 
 /** The headings of the sections that are pure. */
 const SECTIONS = new RegExp(
-  process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Rollouts|Workloads|Numbers)",
+  process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Rollouts|Workloads|The check|Numbers)",
 );
 /** The files whose tests judge; left out are tests that take a context, by which they end what they start, and this suite. */
 const TESTS = ["protocol", "diagnosis", "inspect", "kubernetes", "paths"].map((name) => `test/${name}.test.ts`);
