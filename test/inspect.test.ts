@@ -599,6 +599,12 @@ describe("a file of objects", () => {
     assert.deepEqual([rulesOf("shop"), rulesOf("other")], [["sidecar-ends-first"], []]);
   });
 
+  it("has a Service by which others find it, and no other need be there", () => {
+    const objects = files(({ service }) => service.sessionAffinity = "ClientIP");
+    const [workload] = workloadsIn(parseObjects(JSON.stringify(objects)), undefined, []);
+    assert.deepEqual(inspect(workload!).predictions.map(({ rule }) => rule), ["session-affinity"]);
+  });
+
   it("keeps namespaces apart", () => {
     const [deployment, service, budget] = files() as { metadata: object }[];
     const elsewhere = { ...budget!, metadata: { ...budget!.metadata, namespace: "elsewhere" } };
