@@ -48,6 +48,7 @@ const KINDS = [
   ["apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding"],
   ["apis/rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole"],
   ["apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding"],
+  ["apis/authorization.k8s.io/v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview"],
   ["apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice"],
   ["apis/argoproj.io/v1alpha1", "rollouts", "Rollout"],
 ] as const;
@@ -348,7 +349,7 @@ async function startKubernetes(
     const resources: object[] = kinds.map(([, name, kind]) => ({
       name,
       singularName: kind.toLowerCase(),
-      namespaced: kind !== "Namespace" && kind !== "Node" && !kind.startsWith("Cluster"),
+      namespaced: kind !== "Namespace" && kind !== "Node" && !/^(Cluster|SelfSubject)/.test(kind),
       kind,
       verbs,
     }));
