@@ -1723,6 +1723,8 @@ export class Session {
   #isAuto: boolean;
   /** It selected our subprotocol, as many do with whatever is offered: HELLO is still to say that it means it. */
   #isGuess = false;
+  /** Whether we have ended it: what still comes does not count. The server's end does, behind which a message may still be inflated. */
+  #isLeft = false;
   #upgradedAt = 0;
   readonly #offered: readonly string[];
   readonly #pingsMs: number;
@@ -1829,7 +1831,7 @@ export class Session {
   leave(): Promise<void> {
     if (this.#state === "over") return Promise.resolve();
     const gone = new Promise<void>((resolve) => this.#ws.once("close", () => resolve()));
-    if (this.#state === "dialling") this.#ws.terminate();
+    if (this.#state === "dialling") this.#cut();
     else this.#close(1000);
     return gone;
   }
@@ -1910,13 +1912,13 @@ export class Session {
   /** The first failure counts, what follows from it does not. */
   #fail(kind: string, message: string, metNobody = MET_NOBODY.includes(kind), answer?: string): void {
     this.failure ??= { kind, message, metNobody, answer };
-    if (this.#ws.readyState !== this.#ws.CLOSED) this.#ws.terminate();
+    if (this.#ws.readyState !== this.#ws.CLOSED) this.#cut();
   }
 
   // ---- What comes
 
   #onMessage(data: RawData, isBinary: boolean): void {
-    if (this.#ws.readyState !== this.#ws.OPEN) return; // we have closed it
+    if (this.#isLeft) return;
     try {
       if (!this.ledger.dialect.isFramed) this.#hear(isBinary ? binaryText(data as Buffer) : data.toString());
       else this.#accept(data as Buffer, isBinary);
@@ -1999,8 +2001,14 @@ export class Session {
   // ---- The end
 
   #close(code: number, reason = ""): void {
+    this.#isLeft = true;
     this.#ws.close(code, reason);
     this.#noteClosing();
+  }
+
+  #cut(): void {
+    this.#isLeft = true;
+    this.#ws.terminate();
   }
 
   #noteClosing(): void {
@@ -2066,7 +2074,7 @@ export class Session {
       return this.#fail("timeout", `${what} within ${duration(this.#settings.connectTimeoutMs)}`);
     }
     if (this.#closingAt === undefined) this.#owner.sessionOnSilent(this);
-    this.#ws.terminate();
+    this.#cut();
   }
 
   #onClose(code: number, reason: Uint8Array): void {

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
+import { constants, deflateRawSync } from "node:zlib";
 import { type WebSocket, WebSocketServer } from "ws";
 import { encode, type Frame, type Handover, PROBE_HEADER, type Symptom, VERSION } from "../protocol.ts";
 import { type Result, SETTINGS } from "../client.ts";
@@ -1349,6 +1350,29 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     await client.line(/ shutdown-notice /);
     for (const ws of server.clients) ws.terminate();
     await stop(client);
+  });
+
+  it("reads what was compressed to its end, although FIN has come by then", async (t) => {
+    const server = new WebSocketServer({ port: 0, perMessageDeflate: true });
+    t.after(() => {
+      server.close();
+      for (const ws of server.clients) ws.terminate();
+    });
+    const farewell = deflateRawSync(`bye ${"x".repeat(1_000_000)}`, { finishFlush: constants.Z_SYNC_FLUSH });
+    const bytes = farewell.subarray(0, -4); // RFC 7692, section 7.2.1
+    const lastWords = Buffer.concat([
+      Buffer.from([0xc1, 126, bytes.length >> 8, bytes.length & 0xff]),
+      bytes,
+      Buffer.from([0x88, 2, 0x03, 0xe9]),
+    ]);
+    server.on("connection", (ws, { socket }) => {
+      ws.send("hello");
+      setTimeout(() => socket.end(lastWords), 1100);
+    });
+    await once(server, "listening");
+    const url = `ws://127.0.0.1:${(server.address() as { port: number }).port}/`;
+    const { handover } = await endOf(startOn(t, [{ url }], "--farewell=^bye x+$", "--handovers=1"));
+    assert.deepEqual([handover.rules.farewell, handover.code], ["pass", 1001]);
   });
 
   it("says of a close frame with a code that nobody may send which one it is", async (t) => {
