@@ -145,7 +145,7 @@ Tells, with a verdict and numbers, whether long-lived connections survive the en
 
 ${rows.map(([name, [, purpose]]) => `  ${name.padEnd(10)} ${purpose}`).join("\n")}
 
-  --help     print this and exit; after a command: its settings
+  --help     print this and exit (-h); after a command: its settings
   --version  print the version and exit
 
 ${rows.map(([name, [, , example]]) => `  k8s-graceful-shutdown-test ${name} ${example}`).join("\n")}
@@ -164,7 +164,7 @@ function command(loads, usage) {
     process.argv.splice(2, 1);
     if (process.env.npm_command === "exec") hearThroughNpx();
     loads[word]();
-  } else if (word === undefined || word === "--help") {
+  } else if (word === undefined || word === "--help" || word === "-h") {
     process.stdout.write(usage);
   } else if (word === "--version") {
     process.stdout.write(`${require("./protocol.ts").VERSION}\n`);

@@ -3522,12 +3522,13 @@ export function readSettings<T extends Table>(
   table: T,
   argv = process.argv.slice(2),
 ): Values<T> | undefined {
-  const switches = { ...program.switches, help: "print this and exit", version: "print the version and exit" };
+  const switches = { ...program.switches, help: "print this and exit (-h)", version: "print the version and exit" };
   const flags = Object.values(table).map(({ flag }) => flag);
   let unknown: string | undefined;
   const given = mri<Record<string, unknown>>(joinValues(argv, flags), {
     string: flags, // else mri turns 007 into 7
     boolean: Object.keys(switches),
+    alias: { h: "help" },
     default: Object.fromEntries([...flags, ...Object.keys(switches)].map((flag) => [flag, undefined])),
     unknown: (flag) => void (unknown = flag),
   }) ?? { _: [] };

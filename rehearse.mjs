@@ -939,6 +939,7 @@ async function readOptions(guard) {
   const given = mri(process.argv.slice(2), {
     string: names.filter((name) => !boolean.includes(name)),
     boolean,
+    alias: { h: "help" },
     default: Object.fromEntries(names.map((name) => [name, undefined])),
     unknown: (flag) => unknown = flag,
   });
@@ -1108,7 +1109,11 @@ function renderText(output, cost, findings, lastLine) {
 
 function usage(known) {
   const own = Object.entries(OWN).map(([name, [env, fallback, meaning]]) => [`--${name}`, env, fallback, meaning]);
-  const rows = [...own, ["--json", "", "", "print { verdict, handovers, cost, findings } on stdout"]];
+  const rows = [
+    ...own,
+    ["--json", "", "", "print { verdict, handovers, cost, findings } on stdout"],
+    ["--help", "", "", "print this and exit (-h)"],
+  ];
   const flags = [...new Set([...Object.keys(known.server), ...Object.keys(known.client)])].filter((name) =>
     !(name in OWN) && !CHOSEN.includes(name)
   );

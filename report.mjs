@@ -1517,7 +1517,7 @@ Exit 0: shown, or the second is not worse; 1: it is worse by more than the toler
   endingsOf(REPORTS)
 } instead of stdout; repeatable; .xml (JUnit) of one result only
   --tolerance PERCENT  how much worse the second may be, default 10; durations may differ by ${NOISE_MS}ms in any case
-  --help               print this and exit
+  -h, --help           print this and exit
   --version            print the version and exit
 `;
 
@@ -1553,7 +1553,7 @@ function readOptions() {
   /** @type {string | undefined} */
   let unknown;
   const given = mri(process.argv.slice(2), {
-    alias: { o: "output" },
+    alias: { h: "help", o: "output" },
     string: ["output", "tolerance"],
     boolean: ["help", "version"],
     default: { output: undefined, tolerance: undefined, help: undefined, version: undefined },
