@@ -337,6 +337,7 @@ async function main(): Promise<void> {
   );
   if (settings === undefined) return;
   checkTogether(settings);
+  if (settings.switches.has("check-settings")) return void chooseDialect(settings);
   if (settings.disrupt === "check" || settings.check !== "") return await check(settings);
   const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
@@ -452,7 +453,7 @@ function checkTogether(
     );
   }
   const most = Math.floor(((openFilesLimit() ?? Infinity) - OTHER_FILES) / (reconnect === "early" ? 2 : 1));
-  if (sessions > most) {
+  if (sessions > most && !switches.has("check-settings")) { // they may be another machine's
     throw new UserError(
       `--sessions must be at most ${Math.max(0, most)} with the open files that this process may have (ulimit -n): ` +
         `current value is '${sessions}'`,

@@ -12,7 +12,7 @@
  *
  * @module
  */
-import { execFile, execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
   accessSync,
@@ -203,6 +203,7 @@ async function drill(options) {
   };
   Object.assign(rendered.data, settings);
   await checkEndpoints(options, url);
+  checkSettings(options, rendered);
   const run = new JobRun({ options, rendered, role: "drill", asText: disrupt === "check" });
   await awaitToken(options, rendered, workload);
   const nodes = disrupt === "drain" ? await schedulableNodes(options, workload) : [];
@@ -254,6 +255,30 @@ async function checkFiles({ given, json }) {
   const flags = Object.entries(given).flatMap(([name, values]) => values.map((value) => `--${name}=${value}`));
   const child = spawn(process.execPath, [clientFile(), ...flags, ...json ? ["--json"] : []], { stdio: "inherit" });
   process.exitCode = await new Promise((resolve) => child.on("close", (code) => resolve(code ?? 2)));
+}
+
+/**
+ * The client itself says what is wrong with its settings, before its Job is made: with those that it will have in the pod,
+ * except for files that are there alone.
+ * @param {Context} options
+ * @param {Rendered} rendered
+ */
+function checkSettings({ given, known }, { data }) {
+  const env = { ...process.env };
+  const flags = [];
+  for (const [name, { env: variable }] of Object.entries(known)) {
+    const isOurs = name === "header" || !COMPUTED.includes(name);
+    const isHere = (/** @type {string} */ value) =>
+      name === "dialect"
+        ? !value.endsWith(".json") || isFile(value)
+        : !FILES.includes(name) && !/(^|: *|=)@/m.test(value);
+    const value = (isOurs && process.env[variable]) || data[variable] || "";
+    env[variable] = !CHOSEN.includes(name) && isHere(value) ? value : "";
+    if (isOurs) flags.push(...(given[name] ?? []).filter(isHere).map((value) => `--${name}=${value}`));
+  }
+  const command = [clientFile(), ...flags, "--check-settings"];
+  const { status, stderr } = spawnSync(process.execPath, command, { encoding: "utf8", env });
+  if (status !== 0) throw new UserError(stderr.trim());
 }
 
 /** A target of one's own, with neither a namespace nor an environment. @param {Context} options */
@@ -553,6 +578,7 @@ async function load(options) {
     Object.assign(rendered.job.spec ?? {}, { completions: Number(own.pods), parallelism: Number(own.pods) });
   }
   await checkEndpoints(options, url);
+  checkSettings(options, rendered);
   const run = new JobRun({ options, rendered, role: "load", asText: false });
   const pods = await run.hold(() => run.followAll(), async () => {});
   const failed = pods.filter(({ exitCode }) => exitCode !== 0);

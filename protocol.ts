@@ -3522,7 +3522,12 @@ export function readSettings<T extends Table>(
   table: T,
   argv = process.argv.slice(2),
 ): Values<T> | undefined {
-  const switches = { ...program.switches, help: "print this and exit (-h)", version: "print the version and exit" };
+  const switches = {
+    ...program.switches,
+    "check-settings": "check the settings and exit",
+    help: "print this and exit (-h)",
+    version: "print the version and exit",
+  };
   const flags = Object.values(table).map(({ flag }) => flag);
   let unknown: string | undefined;
   const given = mri<Record<string, unknown>>(joinValues(argv, flags), {

@@ -89,6 +89,7 @@ async function main() {
   const options = await readOptions(guard);
   if (options === undefined) return;
   const { own, sessions } = options;
+  await checkSettings(guard, options);
 
   // Start. One server after the other, so that a bad setting is told once.
   const deployment = new Deployment(guard, options);
@@ -128,6 +129,41 @@ async function main() {
   await deployment.end();
 
   await print(client, verdictOn(client.result(), endings, service, options, memory), options.json);
+}
+
+/** The programs themselves say what is wrong with their settings; an older build says it once it is started. */
+async function checkSettings(guard, options) {
+  const { own } = options;
+  const servers = Array(own.servers).fill("ws://127.0.0.1/");
+  const client = clientCommand(options, servers, "result.json");
+  const commands = own.server === "" ? [client, serverCommand(options, "server-1", own.fault)] : [client];
+  await Promise.all(commands.map(async (command) => {
+    const { code, output } = await ask(guard, [...command, "--check-settings"]);
+    if (code === 2 && !output.includes("Unknown flag --check-settings")) throw new UserError(output.trimEnd());
+  }));
+}
+
+function serverCommand({ own, handedThrough }, name, fault) {
+  const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
+  const who = ["--name", name, "--fault", fault];
+  return [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
+}
+
+function clientCommand({ own, handedThrough, knowsEvidence }, addresses, reportFile) {
+  const urls = addresses.flatMap((url) => ["--url", url]);
+  const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
+  // An older build knows no evidence, and names no cause.
+  if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
+  return [...commandFor("client", own.command), ...flags, ...handedThrough.client];
+}
+
+/** What a program answers to --help or the like, once it has ended. */
+async function ask(guard, command) {
+  const program = new Program(guard, undefined, command);
+  const timer = setTimeout(() => program.kill(), HELP_TIMEOUT_MS);
+  const end = await program.exited;
+  clearTimeout(timer);
+  return { ...end, output: program.output };
 }
 
 /** Where the client dials: the Service, or every instance, the victim's first, so that every session starts there. */
@@ -272,10 +308,7 @@ class Deployment {
   }
 
   async #startOurs(name, fault) {
-    const { own, handedThrough } = this.#options;
-    const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
-    const who = ["--name", name, "--fault", fault];
-    const command = [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
+    const command = serverCommand(this.#options, name, fault);
     const server = new Program(this.#guard, name, command, colours(process.stderr));
     const port = portIn(await server.says("listening"), /:(\d+)\/ws/, server);
     server.url = `ws://127.0.0.1:${port}/ws`; // thousands of dials need not ask who localhost is
@@ -785,15 +818,10 @@ class Client extends Program {
   #reportFile;
   #admin = "";
 
-  constructor(guard, { own, handedThrough, knowsEvidence }, addresses) {
+  constructor(guard, options, addresses) {
     const reportFile = join(guard.folder, "result.json");
-    const urls = addresses.flatMap((url) => ["--url", url]);
-    const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
-    // An older build knows no evidence, and names no cause.
-    if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
-    const command = [...commandFor("client", own.command), ...flags, ...handedThrough.client];
-    super(guard, "client", command, colours(process.stdout));
-    this.#knowsEvidence = knowsEvidence;
+    super(guard, "client", clientCommand(options, addresses, reportFile), colours(process.stdout));
+    this.#knowsEvidence = options.knowsEvidence;
     this.#reportFile = reportFile;
   }
 
@@ -1056,16 +1084,13 @@ function durationMs(text, unitOfBare) {
 /** What a program's --help says of its settings: `{ interval: { env, fallback }, … }`. */
 async function settingsOf(guard, role, command) {
   const asked = [...commandFor(role, command), "--help"];
-  const program = new Program(guard, undefined, asked);
-  const timer = setTimeout(() => program.kill(), HELP_TIMEOUT_MS);
-  const { code, signal, error } = await program.exited;
-  clearTimeout(timer);
-  const rows = program.output.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
+  const { code, signal, error, output } = await ask(guard, asked);
+  const rows = output.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
   const settings = Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
   const missing = NEEDED[role].filter((name) => !Object.hasOwn(settings, name));
   if (missing.length === 0 && code === 0) return settings;
 
-  const why = error?.message ?? /^\w*Error: .*/m.exec(program.output)?.[0] ??
+  const why = error?.message ?? /^\w*Error: .*/m.exec(output)?.[0] ??
     (signal === "SIGKILL"
       ? `it was still running after ${HELP_TIMEOUT_MS / 1000} s`
       : missing.length > 0

@@ -172,6 +172,7 @@ async function main(): Promise<void> {
     throw new UserError("--tls-cert and --tls-key go together");
   }
   if (settings.tlsClientCa !== "" && settings.tlsCert === "") throw new UserError("--tls-client-ca needs --tls-cert");
+  if (settings.switches.has("check-settings")) return;
   const server = new Server({ ...settings, name: settings.name || hostname() });
   const onSignal = async (signal: NodeJS.Signals) => {
     await server.onSignal(signal);

@@ -331,6 +331,25 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     });
   }
 
+  for (
+    const [flag, complaint] of [
+      ["--connect-timeout=nonsense", /^--connect-timeout must be ms from .*: current value is 'nonsense'$/],
+      ["--dialect=/no/such.json", /^--dialect cannot be used: .*no such file/],
+      ["--ready=(", /^--dialect auto: 'ready' must be a regular expression/],
+      ["--sessions=1 --via=a=ws://a", /^--sessions must be at least 2/],
+      ["--report=result.pdf", /^--report must end in/],
+      ["--remaining-interval=25s", /^--drain-timeout must be above/],
+      ["--fault=typo", /^--fault must be one of none, ignore-sigterm/],
+    ] as const
+  ) {
+    it(`refuses ${flag} before anything is started`, async (t) => {
+      const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...flag.split(" ")]);
+      assert.deepEqual({ code, stdout }, { code: 2, stdout: "" });
+      assert.match(stderr, complaint);
+      assert.doesNotMatch(stderr, /\n/);
+    });
+  }
+
   it("judges the sessions that the victim held, and waits for no others", async (t) => {
     // The fifth finds it full, and starts elsewhere.
     const { code, verdict, handovers, findings } = await rehearse(t, "--sessions=5", "--max-sessions=4", "--servers=3");
