@@ -16,7 +16,6 @@ import { basename, dirname } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import type { SecureContextOptions } from "node:tls";
-import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
@@ -35,8 +34,8 @@ import {
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderCheck, renderPage, renderRecord, REPORTS, sample,
-  securityHeaders, size, spread, writeReport, writeWhole,
+  endingOf, endingsOf, headline, kinds, listed, more, pageData, RECORD, render, renderCheck, renderPage, REPORTS, sample,
+  securityHeaders, size, spread, writeReports, writeWhole,
 } from "./report.mjs";
 
 declare global {
@@ -342,27 +341,10 @@ async function main(): Promise<void> {
   const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
-  kleur.enabled = false; // reports have no colour
-  for (const file of settings.report) {
-    if (file === RECORD) process.stdout.write(renderRecord(result));
-    else if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]!(result));
-    else tryReport(file, result);
-  }
+  writeReports(settings.report, result);
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
   setTimeout(() => process.exit(), 5000).unref(); // nothing is left but, at worst, output that nobody takes
-}
-
-/** Writes a report; a failure stands in the result, above the verdict, and makes it exit 2. */
-function tryReport(file: string, result: Result): void {
-  try {
-    writeReport(file, result);
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    process.stderr.write(`${error.message}\n`);
-    result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
-    process.exitCode = 2;
-  }
 }
 
 /** Only the check: foretells what a drill would show, opens no session and disturbs nothing. Exit 1 where something is foretold. */
@@ -3412,9 +3394,6 @@ function serverUrl(text: string): string {
 function isStdout(file: string): boolean {
   return file.startsWith("-.");
 }
-
-/** What drill.mjs asks of a pod: the result as lines that survive a log. */
-const RECORD = "-.record";
 
 function reportFile(text: string): string {
   if (text === RECORD) return text;

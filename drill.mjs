@@ -34,7 +34,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import kleur from "kleur";
 import mri from "mri";
-import { endingOf, protocol, RecordReader, render, REPORTS, writeReport } from "./report.mjs";
+import { endingOf, protocol, RECORD, RecordReader, render, REPORTS, writeReport, writeReports } from "./report.mjs";
 
 /**
  * @typedef {import("./client.ts").Result} Result
@@ -198,7 +198,7 @@ async function drill(options) {
   const settings = {
     DISRUPT: disrupt,
     SERVER_URL: url,
-    ...disrupt === "check" ? {} : { REPORT: "-.record" },
+    ...disrupt === "check" ? {} : { REPORT: RECORD },
     ...targetSettings(options, rendered.data, workload),
   };
   Object.assign(rendered.data, settings);
@@ -232,17 +232,7 @@ function report({ result, exitCode, lost }, { reports, json }) {
   }
   result.settings.report = reports;
   process.exitCode = exitCode;
-  for (const file of reports) {
-    try {
-      if (file.startsWith("-.")) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
-      else writeReport(file, result);
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      process.stderr.write(`${error.message}\n`);
-      result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
-      process.exitCode = 2;
-    }
-  }
+  writeReports(reports, result);
   useColour(process.stdout);
   process.stdout.write(json ? `${toJson(result)}\n` : render(result));
 }
@@ -570,7 +560,7 @@ async function load(options) {
   await kubectl.reach(interrupt.signal);
   const rendered = await renderJob(options, "deploy/components/load/job");
   const url = given["url"]?.join(",") || process.env["SERVER_URL"] || rendered.connect();
-  Object.assign(rendered.data, { SERVER_URL: url, REPORT: "-.record" });
+  Object.assign(rendered.data, { SERVER_URL: url, REPORT: RECORD });
   if (own.pods !== "") {
     if (!/^[1-9]\d{0,3}$/.test(own.pods)) {
       throw new UserError(`--pods must be from 1 to 9999: current value is '${own.pods}'`);

@@ -15,6 +15,9 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
 import mri from "mri";
+import { protocol, writeReports } from "./report.mjs";
+
+const { redactUrl, toJson, UserError } = protocol;
 
 const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
@@ -81,9 +84,6 @@ process.stdout.on("error", ({ code, message }) => {
 });
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
 
-/** A mistake of the user: one line on stderr, exit 2; none where a program has said it already. */
-class UserError extends Error {}
-
 async function main() {
   const guard = new Guard();
   const options = await readOptions(guard);
@@ -128,14 +128,14 @@ async function main() {
   if (code !== 0 && code !== 1) throw new UserError("The client gave no verdict");
   await deployment.end();
 
-  await print(client, verdictOn(client.result(), endings, service, options, memory), options.json);
+  await print(client, verdictOn(client.result(), endings, service, options, memory), options);
 }
 
 /** The programs themselves say what is wrong with their settings; an older build says it once it is started. */
 async function checkSettings(guard, options) {
   const { own } = options;
   const servers = Array(own.servers).fill("ws://127.0.0.1/");
-  const client = clientCommand(options, servers, "result.json");
+  const client = clientCommand(options, servers, options.reports);
   const commands = own.server === "" ? [client, serverCommand(options, "server-1", own.fault)] : [client];
   await Promise.all(commands.map(async (command) => {
     const { code, output } = await ask(guard, [...command, "--check-settings"]);
@@ -149,9 +149,10 @@ function serverCommand({ own, handedThrough }, name, fault) {
   return [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
 }
 
-function clientCommand({ own, handedThrough, knowsEvidence }, addresses, reportFile) {
+function clientCommand({ own, handedThrough, knowsEvidence }, addresses, reports) {
   const urls = addresses.flatMap((url) => ["--url", url]);
-  const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
+  const files = reports.flatMap((file) => [`--report=${file}`]);
+  const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", ...files];
   // An older build knows no evidence, and names no cause.
   if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
   return [...commandFor("client", own.command), ...flags, ...handedThrough.client];
@@ -268,14 +269,35 @@ function costOf(result, endings, options, memory) {
   };
 }
 
-async function print(client, { result, verdict, unjudged, added, cost }, json) {
-  const { handovers } = result;
+async function print(client, { result, verdict, unjudged, added, cost }, { own, reports, json }) {
   const lastLine = verdict === result.verdict ? undefined : `${verdict}  ${unjudged}`;
+  const shown = shownSettings(own);
+  const settings = { ...shown, ...result.settings, ...shown, report: reports };
+  const findings = [...result.findings, ...added];
+  const whole = { ...result, verdict, summary: lastLine ?? result.summary, cost, findings, settings };
+  writeReports(reports, whole);
   const text = json
-    ? `${JSON.stringify({ verdict, handovers, cost, findings: [...result.findings, ...added] })}\n`
-    : renderText(client.output, cost, added, lastLine);
+    ? `${toJson(whole)}\n`
+    : renderText(client.output, cost, findings.slice(result.findings.length), lastLine);
   await new Promise((resolve) => process.stdout.write(text, resolve));
   process.exit(process.exitCode ?? (verdict === "PASS" ? 0 : 1));
+}
+
+/** Our own settings, as a report shows them beside the client's: the path stands in its URLs. */
+function shownSettings({ servers, graceMs, fault, server, startTimeoutMs, service, ...own }) {
+  const { disrupt, replace, preStopMs, propagationMs } = own;
+  return {
+    servers,
+    graceMs,
+    ...server === "" ? { fault } : { server: withoutSecrets(server), startTimeoutMs },
+    ...service ? { service, disrupt, replace, preStopMs, propagationMs } : {},
+  };
+}
+
+/** A command without the values of its environment, of flags that are named as secrets are, and of its URLs. */
+function withoutSecrets(command) {
+  const secret = /((?:^|[\s;&])[a-z_]\w*=|--?[\w-]*(?:token|secret|pass|key|auth)[\w-]*[= ])("[^"]*"|'[^']*'|\S+)/gi;
+  return redactUrl(command.replace(secret, "$1…"));
 }
 
 /** The instances of the server, the victim first: each a process with a port of its own. */
@@ -820,7 +842,7 @@ class Client extends Program {
 
   constructor(guard, options, addresses) {
     const reportFile = join(guard.folder, "result.json");
-    super(guard, "client", clientCommand(options, addresses, reportFile), colours(process.stdout));
+    super(guard, "client", clientCommand(options, addresses, [reportFile]), colours(process.stdout));
     this.#knowsEvidence = options.knowsEvidence;
     this.#reportFile = reportFile;
   }
@@ -978,10 +1000,13 @@ async function readOptions(guard) {
   if (empty !== undefined) throw new UserError(`--${empty} needs a value: see --help`);
   const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
-  const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
-  const handedThrough = { server: [], client: reports.map((file) => `--report=${file}`) };
+  const reports = [given.report ?? (process.env.REPORT || "").split(",").filter((file) => file !== "")].flat();
+  if (given.json && reports.some((file) => file.startsWith("-."))) {
+    throw new UserError("--json has stdout for itself: --report to a file");
+  }
+  const handedThrough = { server: [], client: [] };
   for (const [name, values] of Object.entries(given)) {
-    if (name === "_" || name === "json" || name === "help" || name in OWN || values === undefined) continue;
+    if (["_", "json", "help", "report"].includes(name) || name in OWN || values === undefined) continue;
     if (CHOSEN.includes(name)) throw new UserError(`--${name} is chosen by the rehearsal`);
     for (const role of ["server", "client"]) {
       if (name in known[role]) handedThrough[role].push(...[values].flat().map((value) => `--${name}=${value}`));
@@ -992,6 +1017,7 @@ async function readOptions(guard) {
   return {
     own,
     handedThrough,
+    reports,
     sessions: Number(value("client", "sessions")),
     knowsEvidence: Object.hasOwn(client, "evidence"),
     remainingIntervalMs: serverMs("remaining-interval"),
@@ -1136,7 +1162,7 @@ function usage(known) {
   const own = Object.entries(OWN).map(([name, [env, fallback, meaning]]) => [`--${name}`, env, fallback, meaning]);
   const rows = [
     ...own,
-    ["--json", "", "", "print { verdict, handovers, cost, findings } on stdout"],
+    ["--json", "", "", "print the result as one JSON object on stdout"],
     ["--help", "", "", "print this and exit (-h)"],
   ];
   const flags = [...new Set([...Object.keys(known.server), ...Object.keys(known.client)])].filter((name) =>

@@ -102,6 +102,31 @@ export function writeReport(file, result) {
   writeWhole(file, /** @type {(result: Result) => string} */ (REPORTS[endingOf(file)])(result));
 }
 
+/** What drill.mjs asks of a pod: the result as lines that survive a log. */
+export const RECORD = "-.record";
+
+/**
+ * Writes what --report asks for: `-.md` and the like to stdout. A failure stands in the result, above the verdict, and makes
+ * it exit 2.
+ * @param {readonly string[]} files
+ * @param {Result} result
+ */
+export function writeReports(files, result) {
+  kleur.enabled = false; // reports have no colour
+  for (const file of files) {
+    try {
+      if (file === RECORD) process.stdout.write(renderRecord(result));
+      else if (file.startsWith("-.")) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
+      else writeReport(file, result);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      process.stderr.write(`${error.message}\n`);
+      result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
+      process.exitCode = 2;
+    }
+  }
+}
+
 /** Characters of a record's line: below the 16 KiB from which container runtimes break lines. */
 const RECORD_LINE = 8000;
 /** More than any result has: a line that says so is none of a record. */

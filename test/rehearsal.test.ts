@@ -121,6 +121,34 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.deepEqual([code, told], [1, Array(2).fill(["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"])]);
   });
 
+  it("prints with --json what report.mjs reads, and shows its own settings, but no secret of them", async (t) => {
+    const place = folder(t);
+    const [json, page, ofJson] = ["a.json", "a.html", "b.html"].map((name) => join(place, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const command = `--server=PASSWORD=s3cret ${process.execPath} ${writeApp(t, true)}`;
+    const flags = [command, "--path=/socket?token=s3cret", "--service", "--propagation=0s", `--report=${page}`];
+    const rehearsal = await rehearseOwn(t, ...flags);
+    const { code, stderr: _stderr, ...result } = rehearsal;
+    writeFileSync(json, JSON.stringify(result));
+    const report = (...args: string[]) => run(t, [process.execPath, "report.mjs", ...args]);
+    const text = await report(json);
+    assert.deepEqual([text.code, text.stderr], [0, ""]);
+    assert.match(text.stdout, new RegExp(`\\n${code === 0 ? "PASS" : "FAIL"}  1 handover`));
+    assert.equal((await report(json, "-o", ofJson)).code, 0);
+    const compared = await report(json, json);
+    assert.match(compared.stdout, /\nSAME {2}\d+ rows/);
+    for (const file of [page, ofJson]) {
+      const html = readFileSync(file, "utf8");
+      for (const shown of ['"server":"PASSWORD=… ', '/socket?token=…"', '"service":true', '"disrupt":"delete"']) {
+        assert.ok(html.includes(shown), `${file}: ${shown}`);
+      }
+      assert.ok(!html.includes("s3cret"));
+    }
+  });
+
   it("lets a shell before it keep SIGTERM to itself, as one that is PID 1 does", async (t) => {
     const command = `--server=cd / && ${process.execPath} ${writeApp(t, true)}`;
     const { code, handovers } = await rehearseOwn(t, command, "--path=/socket", "--grace=2s");
