@@ -68,6 +68,9 @@ const LEAST_READY_MS = 2000;
 const AFTER_RECONNECT_MS = 1000;
 /** So many probes must have led elsewhere before the client says that a race is over. */
 const PROBES_AFTER_RACE = 6;
+/** Every dial of so many, for so long, was refused by the server itself: it is not starting any more. */
+const REFUSED_DIALS = 3;
+const REFUSED_MS = 5000;
 /** From the last session of somebody's own server to the signal. */
 const OWN_SETTLE_MS = 1500;
 /** What is kept of a program's stdout, in characters. */
@@ -109,6 +112,7 @@ async function main() {
   // for as long as sessions must live to count. Whatever ends early is judged as well.
   const steady = own.server === "" ? client.says("steady") : client.holds(own.startTimeoutMs);
   await Promise.race([steady, victim.exited, client.exited]);
+  if (client.hasExited && (await client.exited).code === 2) throw new UserError(); // it has said why
   const memory = {
     // Behind a Service one server does not have them all.
     serverBytesPerSession: service ? null : perSession(victim.residentBytes() - idleServerBytes, sessions),
@@ -748,8 +752,12 @@ class Program {
     this.exited.then(() => this.hasExited = true);
   }
 
-  #onLine(line) {
+  show(line) {
     note(this.name, line);
+  }
+
+  #onLine(line) {
+    this.show(line);
     if (this.#lines.push(line) > 1000) this.#lines.shift();
     for (const check of this.#waiting) check(line);
   }
@@ -853,6 +861,11 @@ class Client extends Program {
     this.#admin = `http://127.0.0.1:${port}`;
   }
 
+  /** Here the URLs are not the user's, but their path is. */
+  show(line) {
+    super.show(line.replace("another path in --url", "another --path"));
+  }
+
   /** One event of a watch. */
   learn(line) {
     if (this.#knowsEvidence) this.hear(line);
@@ -871,9 +884,29 @@ class Client extends Program {
   /** Until every session is connected, and has been for a while; where that is not in time it is ended, and says why. */
   async holds(patienceMs) {
     const late = setTimeout(() => this.terminate(), patienceMs);
-    await this.#settles();
+    await Promise.race([this.#settles(), this.#isRefused()]);
     clearTimeout(late);
     await pause(OWN_SETTLE_MS);
+  }
+
+  /** Ends it where no session ever came, and the server answers nothing but 4xx: no patience helps. */
+  async #isRefused() {
+    let [others, since, before] = [-1, 0, 0];
+    while (!this.hasExited) {
+      const report = await get(`${this.#admin}/report`);
+      const { sessions, failedDials } = report?.status === 200 ? parseResult(report.body) : {};
+      if (sessions === undefined || sessions.had > 0) return await this.exited;
+      const dials = Object.entries(failedDials);
+      const sum = (some) => some.reduce((all, [, number]) => all + number, 0);
+      const refused = sum(dials.filter(([kind]) => /^4\d\d$/.test(kind)));
+      const now = performance.now();
+      // What else there was may have been its start: from then on.
+      if (refused === 0 || sum(dials) !== refused + others) {
+        [others, since, before] = [sum(dials) - refused, now, refused];
+      }
+      if (now - since > REFUSED_MS && refused - before >= REFUSED_DIALS) this.terminate();
+      await pause(POLL_INTERVAL_MS);
+    }
   }
 
   /**

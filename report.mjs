@@ -106,8 +106,8 @@ export function writeReport(file, result) {
 export const RECORD = "-.record";
 
 /**
- * Writes what --report asks for: `-.md` and the like to stdout. A failure stands in the result, above the verdict, and makes
- * it exit 2.
+ * Writes what --report asks for: `-.md` and the like to stdout. A failure stands in the result, above the verdict, and
+ * makes it exit 2.
  * @param {readonly string[]} files
  * @param {Result} result
  */

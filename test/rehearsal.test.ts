@@ -168,8 +168,45 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.deepEqual([code, stdout], [2, ""]);
     assert.match(
       stderr,
-      /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+; HTTP 400: --subprotocol or --dialect, or another path in --url$/m,
+      /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+; HTTP 400: --subprotocol or --dialect, or another --path$/m,
     );
+  });
+
+  /** Answers so many upgrades with a status before it takes one. */
+  function writeRefuser(t: TestContext, statuses: number[]): string {
+    const file = join(folder(t), "refuser.cjs");
+    writeFileSync(
+      file,
+      `const { WebSocketServer } = require(${JSON.stringify(resolve("node_modules/ws"))});
+      const statuses = ${JSON.stringify(statuses)};
+      const wss = new WebSocketServer({ noServer: true });
+      wss.on("connection", (ws) => ws.send("hello"));
+      const server = require("node:http").createServer().listen(process.env.PORT);
+      server.on("upgrade", (request, socket, head) => {
+        const status = statuses.length > 1 ? statuses.shift() : statuses[0];
+        if (status !== 101) return socket.end("HTTP/1.1 " + status + " No\\r\\nConnection: close\\r\\n\\r\\n");
+        wss.handleUpgrade(request, socket, head, (ws) => wss.emit("connection", ws));
+      });
+      process.on("SIGTERM", () => {
+        for (const ws of wss.clients) ws.close(1001);
+        server.close();
+      });`,
+    );
+    return `--server=${process.execPath} ${file}`;
+  }
+
+  it("calls a wrong path one long before --start-timeout, once nothing but 404 is answered", async (t) => {
+    const begun = performance.now();
+    const flags = [writeRefuser(t, [503, 404]), "--start-timeout=100s"];
+    const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+    assert.deepEqual([code, stdout], [2, ""]);
+    assert.match(stderr, /^\[client\] Never connected to .*: 404 ×\d+, 503 ×2; HTTP 404: another --path$/m);
+    assert.ok(performance.now() - begun < 50_000);
+  });
+
+  it("waits for a server that answers 404 and 503 while it starts", async (t) => {
+    const flags = [writeRefuser(t, [404, 404, 503, 404, 101]), "--servers=1"];
+    await start(t, [process.execPath, "rehearse.mjs", ...flags]).line(/^\[client\] .* steady /);
   });
 
   for (
