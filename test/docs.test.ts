@@ -141,6 +141,21 @@ test("the image's build gets every file that its Dockerfile copies, and those ar
   }
 });
 
+test("the drills that README and docs/kubernetes.md show have the grace and the preStop of deploy/", () => {
+  const deployed = readFileSync("deploy/server-deployment.yaml", "utf8");
+  const number = (pattern: RegExp) => Number(pattern.exec(deployed)![1]);
+  const [grace, preStop] = [number(/^ +terminationGracePeriodSeconds: (\d+)/m), number(/sleep:\n +seconds: (\d+)/)];
+  // What is before it in README is a rehearsal.
+  const shown = docs.slice(docs.indexOf("\n## On a cluster\n"), docs.indexOf("\n## What the verdict means\n")) +
+    readFileSync("docs/kubernetes.md", "utf8");
+  const all = (pattern: RegExp) => [...shown.matchAll(pattern)].map(([, seconds]) => Number(seconds));
+  const graces = [...all(/deleted, (\d+)s of grace/g), ...all(/preStop left \S+ of (\d+)s/g)];
+  assert.ok(graces.length >= 5);
+  assert.deepEqual([...new Set(graces)], [grace]);
+  assert.deepEqual(new Set(all(/\+(\d+)\.00s {2}SIGTERM at the earliest/g)), new Set([preStop]));
+  assert.deepEqual(new Set(all(/preStop left ([\d.]+)s of/g)), new Set([grace - preStop]));
+});
+
 test("README is short, and no link of any page is dead", () => {
   const length = readFileSync("README.md", "utf8").split("\n").length;
   assert.ok(length <= 250, `README.md has ${length} lines`);
