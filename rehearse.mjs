@@ -282,7 +282,7 @@ async function print(client, { result, verdict, unjudged, added, cost }, { own, 
   writeReports(reports, whole);
   const text = json
     ? `${toJson(whole)}\n`
-    : renderText(client.output, cost, findings.slice(result.findings.length), lastLine);
+    : renderText(client.output, whole, findings.slice(result.findings.length), lastLine);
   await new Promise((resolve) => process.stdout.write(text, resolve));
   process.exit(process.exitCode ?? (verdict === "PASS" ? 0 : 1));
 }
@@ -1170,10 +1170,11 @@ function commandFor(role, command) {
 // ---- Text
 
 /** The client's report with what the rehearsal adds before the verdict, which is the client's unless `lastLine` is given. */
-function renderText(output, cost, findings, lastLine) {
+function renderText(output, { cost, messages }, findings, lastLine) {
   const [verdict, ...body] = output.trimEnd().split("\n").reverse();
   const ms = (value) => value === null ? "n/a" : `${Math.round(value)} ms`;
   const kb = (bytes) => `${(bytes / 1024).toFixed(1)} KB`;
+  const checked = messages.lost === null ? ", not numbered" : " verified";
   const { serverBytesPerSession: server, clientBytesPerSession: client } = cost;
   const memory = server === null || client === null
     ? `n/a (it takes ${SESSIONS_TO_MEASURE_MEMORY} sessions, and a server that is still there)`
@@ -1181,7 +1182,7 @@ function renderText(output, cost, findings, lastLine) {
   return [
     ...body.reverse(),
     ...findings.flatMap(({ name, text }) => [`${name}  ${text}`, ""]),
-    `Cost         ${cost.sessions} session${cost.sessions === 1 ? "" : "s"}, ${cost.messages} messages verified`,
+    `Cost         ${cost.sessions} session${cost.sessions === 1 ? "" : "s"}, ${cost.messages} messages${checked}`,
     `  exit       ${ms(cost.exitMs)} from SIGTERM = ${ms(cost.scriptedMs)} scripted + ${ms(cost.overheadMs)} overhead`,
     `  reconnect  p50 ${ms(cost.reconnectP50Ms)}, p99 ${ms(cost.reconnectP99Ms)}`,
     `  memory     ${memory}`,

@@ -368,6 +368,15 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.match(stderr, /^\[client\] .* handover .*DATA_DUPLICATED/m);
   });
 
+  for (const [dialect, what] of [["plain", ", not numbered"], ["v1", " verified"]] as const) {
+    it(`says of the ${dialect} dialect's messages that they are${what}`, async (t) => {
+      const flags = [...QUICK, `--dialect=${dialect}`, "--remaining=0"];
+      const { stdout } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+      assert.match(stdout, new RegExp(`^Cost +1 session, \\d+ messages${what}$`, "m"));
+      assert.equal(/, not numbered$/m.test(stdout.slice(0, stdout.indexOf("Cost"))), dialect === "plain");
+    });
+  }
+
   it("takes its settings from the environment, as make hands them on", async (t) => {
     const env = { FAULT: "skip-farewell", SESSIONS: "2", INTERVAL_MS: "200" };
     const { code, stdout } = await run(t, [process.execPath, "rehearse.mjs", "--json"], env);

@@ -441,6 +441,19 @@ describe("the report", { skip, concurrency: 3 }, () => {
     });
   }
 
+  for (
+    const [lost, tile] of [
+      [0, /Messages lost\s+0\s+0 twice, 0 late; \d+ received/],
+      [null, /Messages lost\s+not numbered\s+\d+ received/],
+    ] as const
+  ) {
+    it(`with ${lost} messages lost says only what can be known of them`, async (t) => {
+      const result = await rehearse(t, "--sessions=1");
+      const tab = await openReport(t, { ...result, messages: { ...result.messages, lost } });
+      assert.match(await tab.text("#numbers"), tile);
+    });
+  }
+
   it("of a drill shows the disruption, the pod's end and the handovers, calm time cut out, all to one scale", async (t) => {
     const result = await drill(t, "delete-graceful", ["--disrupt=delete", "--sessions=10", "--probe-interval=100"]);
     assert.equal(result.verdict, "PASS", result.summary);
