@@ -1485,10 +1485,27 @@ class Kubectl {
     }
   }
 
+  /** The contexts that there are, and the one that counts. */
+  async #contexts() {
+    const { contexts, "current-context": current } = JSON.parse(await this.#run(["config", "view", "-o", "json"], {}));
+    const all = /** @type {{ name: string, context: { namespace?: string } }[]} */ (contexts ?? []);
+    return { all, chosen: all.find(({ name }) => name === (this.#context || current)) };
+  }
+
+  /** Without a context kubectl asks localhost:8080, where nobody has ever been. @param {string} stderr */
+  async #whyNowhere(stderr) {
+    const { all, chosen } = await this.#contexts();
+    if (chosen !== undefined) return new KubectlError(stderr);
+    const file = process.env["KUBECONFIG"] || "~/.kube/config";
+    if (all.length === 0) {
+      return new UserError(`There is no cluster in the kubeconfig ${file}: KUBECONFIG says which one has it`);
+    }
+    const names = all.map(({ name }) => name).join(", ");
+    return new UserError(`No cluster is chosen in the kubeconfig ${file}: --context takes ${names}`);
+  }
+
   async useContextNamespace() {
-    const text = await this.#run([...this.#flags, "config", "view", "-o", "json"], {});
-    const { contexts, "current-context": current } = JSON.parse(text);
-    const { context } = contexts?.find((/** @type {any} */ { name }) => name === (this.#context || current)) ?? {};
+    const { context } = (await this.#contexts()).chosen ?? {};
     // In a pod without a kubeconfig kubectl is where its service account is.
     const own = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
     const fallback = context === undefined && isFile(own) ? readFileSync(own, "utf8").trim() : "default";
@@ -1704,6 +1721,7 @@ class Kubectl {
         this.#children.delete(child);
         signal?.removeEventListener("abort", onAbort);
         if (code === 0) resolve(stdout);
+        else if (/localhost:8080/.test(stderr)) this.#whyNowhere(stderr).then(reject, reject);
         else reject(new KubectlError(stderr));
       });
     });

@@ -569,7 +569,18 @@ const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof star
     /cannot get resource "deployments" in API group "" in the namespace "rec"$/,
   ],
   ["a context that does not exist", ["--context=nowhere"], {}, /^context "nowhere" does not exist$/],
-  ["no cluster", [], { env: { KUBECONFIG: "/dev/null" } }, /^The connection to the server localhost:8080 was refused/],
+  [
+    "no cluster",
+    [],
+    { env: { KUBECONFIG: "/dev/null" } },
+    /^There is no cluster in the kubeconfig \/dev\/null: KUBECONFIG says which one has it$/,
+  ],
+  [
+    "no cluster chosen",
+    [],
+    { env: { KUBECONFIG: "test/fixtures/kubeconfig.json" } },
+    /^No cluster is chosen in the kubeconfig \S+: --context takes kind-shop, staging$/,
+  ],
   ["no kubectl", ["--kubectl=/nowhere/kubectl"], {}, /^Cannot run \/nowhere\/kubectl: /],
   [
     "a namespace that does not exist",
