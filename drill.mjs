@@ -1969,7 +1969,8 @@ function usage(command, known) {
     ) => [`--${name}`, "", text]),
   ];
   const commands = Object.entries(COMMANDS).map(([name, { does }]) => `  ${name.padEnd(11)} ${does}\n`);
-  const flags = Object.keys(known).filter((name) => !CHOSEN.includes(name)).map((name) => `--${name}`);
+  const handed = Object.keys(known).filter((name) => !CHOSEN.includes(name) && !(name in OWN));
+  const flags = handed.map((name) => `--${name}`);
   return `Usage: node drill.mjs [${command}] [settings]\n\n${does[0]?.toUpperCase()}${does.slice(1)}.\n` +
     "Exit 0: every handover was graceful; 1: one was not; 2: it could not run.\n\n" +
     `Commands:\n\n${commands.join("")}\nSettings:\n\n` +

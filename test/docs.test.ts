@@ -48,6 +48,17 @@ test("the settings of the rehearsal are those of its --help", async (t) => {
   }
 });
 
+for (const command of ["drill.mjs", "drill.mjs load", "rehearse.mjs"]) {
+  test(`${command} --help lists no flag twice`, async (t) => {
+    const { stdout } = await run(t, [process.execPath, ...command.split(" "), "--help"]);
+    const handed = stdout.slice(stdout.indexOf("\nHanded through")).match(/(?<= )--[\w-]+(?= |$)/gm)!;
+    const flags = [...stdout.matchAll(/^ {2}(--[\w-]+) +(?!--)/gm)].map(([, flag]) => flag!).concat(handed);
+    assert.ok(handed.length > 20);
+    const twice = flags.filter((flag, index) => flags.indexOf(flag) < index);
+    assert.deepEqual(twice, []);
+  });
+}
+
 test("docs/verdict.md explains every symptom and every cause in the program's words", () => {
   const symptoms = Object.entries(REMEDIES).map(([name, [meaning, remedy]]) => [
     name,
