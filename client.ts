@@ -19,7 +19,7 @@ import type { SecureContextOptions } from "node:tls";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, type Cause, CAUSES, checkCertificates, checkPair,
+  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, called, type Cause, CAUSES, checkCertificates, checkPair,
   closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
   describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
@@ -326,7 +326,7 @@ export interface PathResult
 async function main(): Promise<void> {
   const settings = readSettings(
     {
-      command: "node dist/client.js",
+      command: called("client", "dist/client.js"),
       summary:
         "Holds WebSocket sessions, verifies every message, and judges how each one moves when its server ends.\n" +
         "Exit 0: every handover was graceful; 1: one was not, or too few happened; 2: it could not run.",

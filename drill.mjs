@@ -51,6 +51,7 @@ import { endingOf, protocol, RECORD, RecordReader, render, REPORTS, writeReport,
  */
 
 const {
+  called,
   count,
   duration,
   joinValues,
@@ -1971,11 +1972,12 @@ function usage(command, known) {
   const commands = Object.entries(COMMANDS).map(([name, { does }]) => `  ${name.padEnd(11)} ${does}\n`);
   const handed = Object.keys(known).filter((name) => !CHOSEN.includes(name) && !(name in OWN));
   const flags = handed.map((name) => `--${name}`);
-  return `Usage: node drill.mjs [${command}] [settings]\n\n${does[0]?.toUpperCase()}${does.slice(1)}.\n` +
+  const client = called("client", "dist/client.js");
+  return `Usage: ${called("drill", "drill.mjs")} [${command}] [settings]\n\n${does[0]?.toUpperCase()}${does.slice(1)}.\n` +
     "Exit 0: every handover was graceful; 1: one was not; 2: it could not run.\n\n" +
     `Commands:\n\n${commands.join("")}\nSettings:\n\n` +
     rows.map(([flag = "", fallback = "", text]) => `  ${flag.padEnd(15)} ${fallback.padEnd(8)} ${text}\n`).join("") +
-    (runsClient ? `\nHanded through to the client, see 'node dist/client.js --help':\n\n  ${flags.join(" ")}\n` : "");
+    (runsClient ? `\nHanded through to the client, see '${client} --help':\n\n  ${flags.join(" ")}\n` : "");
 }
 
 main().catch((error) => {

@@ -3510,6 +3510,10 @@ export const LOG_FORMAT = setting("LOG_FORMAT", "pretty", oneOf("pretty", "json"
 /** The program's version, from package.json. */
 export const VERSION: string = manifest.version;
 
+/** How a program is called: by its file, or, where build.mjs has put it into the package's command, by that. */
+export const called = (word: string, file: string): string =>
+  process.argv[1] === manifest.name ? `${manifest.name} ${word}` : `node ${file}`;
+
 interface Program {
   command: string;
   summary: string;

@@ -56,7 +56,7 @@ export const protocol = typeof REPORT_PAGE === "string"
   : await import(new URL("dist/protocol.js", import.meta.url).href).catch(explainMissingBuild);
 // deno-fmt-ignore
 const {
-  CAUSES, count, duration, expectedRules, grouped, movesOf, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
+  called, CAUSES, count, duration, expectedRules, grouped, movesOf, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
   UserError, VERSION, when,
 } = protocol;
 
@@ -1533,7 +1533,7 @@ const signed = (ms) => `${ms < 0 ? "-" : "+"}${duration(Math.abs(ms))}`;
 
 // ---- The command
 
-const USAGE = `Usage: node report.mjs RESULT.json [AFTER.json] [settings]
+const USAGE = `Usage: ${called("report", "report.mjs")} RESULT.json [AFTER.json] [settings]
 
 Shows a result that --json or --report has written; with two results it compares them.
 Exit 0: shown, or the second is not worse; 1: it is worse by more than the tolerance; 2: it could not run.

@@ -110,7 +110,8 @@ describe("the package", () => {
       ) as [Run, Run, Run];
       assert.deepEqual({ code: help.code, stderr: help.stderr }, { code: 0, stderr: "" });
       assert.deepEqual(short, help);
-      assert.match(help.stdout, /^Usage: .+\n/);
+      assert.match(help.stdout, new RegExp(`^Usage: ${NAME} ${name} .+\n`));
+      assert.doesNotMatch(help.stdout, /'node /);
       assert.deepEqual({ code: mistake.code, stdout: mistake.stdout }, { code: 2, stdout: "" });
       assert.match(mistake.stderr, /^.*--nonsense.*$/);
     });
