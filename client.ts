@@ -16,11 +16,10 @@ import { basename, dirname } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import type { SecureContextOptions } from "node:tls";
-import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, type Cause, CAUSES, checkCertificates, checkPair,
+  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, called, type Cause, CAUSES, checkCertificates, checkPair,
   closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
   describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
@@ -35,8 +34,8 @@ import {
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderCheck, renderPage, renderRecord, REPORTS, sample,
-  securityHeaders, size, spread, writeReport, writeWhole,
+  endingOf, endingsOf, headline, kinds, listed, more, pageData, RECORD, render, renderCheck, renderPage, REPORTS, sample,
+  securityHeaders, size, spread, writeReports, writeWhole,
 } from "./report.mjs";
 
 declare global {
@@ -327,7 +326,7 @@ export interface PathResult
 async function main(): Promise<void> {
   const settings = readSettings(
     {
-      command: "node dist/client.js",
+      command: called("client", "dist/client.js"),
       summary:
         "Holds WebSocket sessions, verifies every message, and judges how each one moves when its server ends.\n" +
         "Exit 0: every handover was graceful; 1: one was not, or too few happened; 2: it could not run.",
@@ -337,31 +336,15 @@ async function main(): Promise<void> {
   );
   if (settings === undefined) return;
   checkTogether(settings);
+  if (settings.switches.has("check-settings")) return void chooseDialect(settings);
   if (settings.disrupt === "check" || settings.check !== "") return await check(settings);
   const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
-  kleur.enabled = false; // reports have no colour
-  for (const file of settings.report) {
-    if (file === RECORD) process.stdout.write(renderRecord(result));
-    else if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]!(result));
-    else tryReport(file, result);
-  }
+  writeReports(settings.report, result);
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
   setTimeout(() => process.exit(), 5000).unref(); // nothing is left but, at worst, output that nobody takes
-}
-
-/** Writes a report; a failure stands in the result, above the verdict, and makes it exit 2. */
-function tryReport(file: string, result: Result): void {
-  try {
-    writeReport(file, result);
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    process.stderr.write(`${error.message}\n`);
-    result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
-    process.exitCode = 2;
-  }
 }
 
 /** Only the check: foretells what a drill would show, opens no session and disturbs nothing. Exit 1 where something is foretold. */
@@ -452,7 +435,7 @@ function checkTogether(
     );
   }
   const most = Math.floor(((openFilesLimit() ?? Infinity) - OTHER_FILES) / (reconnect === "early" ? 2 : 1));
-  if (sessions > most) {
+  if (sessions > most && !switches.has("check-settings")) { // they may be another machine's
     throw new UserError(
       `--sessions must be at most ${Math.max(0, most)} with the open files that this process may have (ulimit -n): ` +
         `current value is '${sessions}'`,
@@ -3419,9 +3402,6 @@ function serverUrl(text: string): string {
 function isStdout(file: string): boolean {
   return file.startsWith("-.");
 }
-
-/** What drill.mjs asks of a pod: the result as lines that survive a log. */
-const RECORD = "-.record";
 
 function reportFile(text: string): string {
   if (text === RECORD) return text;

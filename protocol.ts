@@ -3510,6 +3510,10 @@ export const LOG_FORMAT = setting("LOG_FORMAT", "pretty", oneOf("pretty", "json"
 /** The program's version, from package.json. */
 export const VERSION: string = manifest.version;
 
+/** How a program is called: by its file, or, where build.mjs has put it into the package's command, by that. */
+export const called = (word: string, file: string): string =>
+  process.argv[1] === manifest.name ? `${manifest.name} ${word}` : `node ${file}`;
+
 interface Program {
   command: string;
   summary: string;
@@ -3522,12 +3526,18 @@ export function readSettings<T extends Table>(
   table: T,
   argv = process.argv.slice(2),
 ): Values<T> | undefined {
-  const switches = { ...program.switches, help: "print this and exit", version: "print the version and exit" };
+  const switches = {
+    ...program.switches,
+    "check-settings": "check the settings and exit",
+    help: "print this and exit (-h)",
+    version: "print the version and exit",
+  };
   const flags = Object.values(table).map(({ flag }) => flag);
   let unknown: string | undefined;
   const given = mri<Record<string, unknown>>(joinValues(argv, flags), {
     string: flags, // else mri turns 007 into 7
     boolean: Object.keys(switches),
+    alias: { h: "help" },
     default: Object.fromEntries([...flags, ...Object.keys(switches)].map((flag) => [flag, undefined])),
     unknown: (flag) => void (unknown = flag),
   }) ?? { _: [] };
