@@ -445,16 +445,6 @@ function checkTogether(
 
 // ---- The run: owns the slots and what watches them, decides when it is over, makes the result
 
-/** One way to the pods, with who goes it and its own numbers; a run has one or more. */
-interface Way {
-  name: string;
-  urls: readonly string[];
-  /** The run's own where there is but one way. */
-  journal: Journal;
-  probe: Probe;
-  slots: Slot[];
-}
-
 /** One run of the client, from its first dial to its result. */
 export class Run {
   readonly #settings: Settings;
@@ -475,10 +465,7 @@ export class Run {
   /** What the cluster's objects foretell; nothing without a cluster. */
   #inspection: Pick<Inspection, "predictions" | "unseen"> = { predictions: [], unseen: [] };
   #metrics: Metrics | undefined;
-  /** By slot: how its server ended the latest sessions, and how old they were. */
-  readonly #wrongEnds = new Map<number, { ended: string; livedMs: number[] }>();
-  /** A graceful code, but after the same age each time: it may be no shutdown's. */
-  #alike: { from: string; ended: string; livedMs: number } | undefined;
+  readonly #evenLives = new EvenLives();
   /** URLs that are dialled without an offer from now on. */
   readonly #refusesOffer = new Set<string>();
   readonly #stop = new AbortController();
@@ -539,7 +526,7 @@ export class Run {
     return named.map(({ name, urls }, index) => {
       const journal = named.length === 1 ? this.#journal : new Journal(this.#journal);
       const times = { firstMs: probeIntervalMs * (index + 1), intervalMs: probeIntervalMs * named.length };
-      return { name, urls, journal, probe: new Probe({ urls, ...times, dial, journal, log, watch }), slots: [] };
+      return new Way({ name, urls, journal, probe: new Probe({ urls, ...times, dial, journal, log, watch }) });
     });
   }
 
@@ -570,7 +557,7 @@ export class Run {
     const urls = [...url, ...this.#settings.via.map(({ url }) => url)];
     const where = `${count(sessions, "session")} to ${urls.join(", ")}`;
     this.#log.line("started", `${where}, admin port ${adminPort}`, { sessions, adminPort });
-    this.#metrics = await this.#exportMetrics();
+    this.#metrics = await exportMetrics(this.#journal, () => this.#countConnected());
 
     // 2. Everybody dials; what ends the run is a count, a time, a signal or the drill.
     if (timeoutMs > 0) setTimeout(() => this.#stop.abort("--timeout"), timeoutMs).unref();
@@ -635,39 +622,13 @@ export class Run {
     this.#stop.abort("401");
   }
 
-  /**
-   * A server that ends one session after the other at the same age turns us away: nothing is being shut down. With a graceful
-   * code somebody may do so on purpose, as often: that is a finding.
-   */
-  #noteTurnedAway(
-    { slot, symptom, verdict, dialect, code, reason, openedMs, endedMs, noticeMs, ...way }: Handover,
-  ): void {
-    const { from, to, failedDials } = way;
-    const ended = `${code} ${printable(reason)}`.trimEnd();
-    // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
-    const isWrong = (symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY") && sum(failedDials) === 0;
-    const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to &&
-      sum(failedDials) === 0;
-    if ((!isWrong && !isOdd) || code === null || openedMs === null || endedMs === null) {
-      return void this.#wrongEnds.delete(slot);
-    }
-    const before = this.#wrongEnds.get(slot);
-    const livedMs = [...before?.ended === ended ? before.livedMs : [], endedMs - openedMs].slice(-TURNED_AWAY);
-    this.#wrongEnds.set(slot, { ended, livedMs });
-    const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
-    if (livedMs.length < TURNED_AWAY || longest > (isWrong ? EVEN : SAME) * shortest) return;
-    if (this.#api !== undefined || (!isWrong && this.#watch !== undefined)) return; // the evidence decides
-    if (!isWrong) return void (this.#alike = { from, ended, livedMs: longest });
-    const answer = answerTo(code, reason, []) ??
-      "it may want a subprotocol (--subprotocol), a header (--header), or a greeting or answer (--dialect, --say, --reply)";
-    this.#fatal = `${from} ends every session by itself with ${ended}, after ${
-      duration(livedMs.at(-1)!)
-    } each: ${answer}`;
-    this.#stop.abort("turned away");
-  }
-
   #onJudged(handover: Handover): void {
-    this.#noteTurnedAway(handover);
+    const evidence = this.#api !== undefined ? "watched" : this.#watch !== undefined ? "played" : "none";
+    const why = this.#evenLives.note(handover, evidence);
+    if (why !== undefined) {
+      this.#fatal = why;
+      this.#stop.abort("turned away");
+    }
     this.#metrics?.measure(handover);
     this.#watch?.diagnose(handover);
     void this.#stopWhenEnough();
@@ -739,15 +700,10 @@ export class Run {
     }
   }
 
-  /** Whether none of a way's sessions ever connected, often as each has tried, while others did. */
-  #isDead({ slots, journal }: Way): boolean {
-    return this.#ways.length > 1 && journal.opened === 0 && this.#journal.opened > 0 &&
-      sum(journal.failedDials) >= DEAD_DIALS * slots.length;
-  }
-
   /** The slots of the ways that are not given up: a drill does not wait for the others. */
   #living(): Slot[] {
-    return this.#ways.flatMap((way) => this.#isDead(way) ? [] : way.slots);
+    if (this.#journal.opened === 0) return this.#slots;
+    return this.#ways.flatMap((way) => way.isDead ? [] : way.slots);
   }
 
   /** The target, as far as it is needed: a selector that was given does without. */
@@ -848,57 +804,14 @@ export class Run {
     }, { paths: ["/", "/events", "/report"], names: this.#settings.allowHost });
   }
 
-  async #exportMetrics(): Promise<Metrics> {
-    const metrics = await createMetrics("client");
-    const journal = this.#journal;
-    metrics.gauge("sessions", "Connected sessions", () => this.#countConnected());
-    metrics.counter("handovers_total", "Handovers by verdict and symptom", ["verdict", "symptom"], () => [
-      [{ verdict: "graceful", symptom: "" }, journal.counts.graceful],
-      ...Object.keys(REMEDIES).map((symptom): [Record<string, string>, number] => [
-        { verdict: "failed", symptom },
-        journal.symptoms[symptom as Symptom]?.count ?? 0,
-      ]),
-    ]);
-    metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
-      const { sent, received } = journal.messages;
-      return byLabel("direction", { sent, received });
-    });
-    metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () => {
-      return byLabel("direction", journal.lost);
-    });
-    const none = Object.fromEntries(
-      ["ok", "503", "401", "bounced", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
-    );
-    metrics.counter("dials_total", "Dials of sessions by result", ["result"], () => {
-      return byLabel("result", { ...none, ...journal.failedDials, ok: journal.opened });
-    });
-    const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
-      { kind: "forced" },
-      { kind: "total" },
-    ]);
-    const silence = metrics.histogram("silence_seconds", "From the last message of a session to the first of the next");
-    const notice = metrics.histogram("notice_seconds", "From SHUTDOWN to a session's end");
-    return {
-      route: metrics.route,
-      measure: ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
-        if (to !== null) {
-          reconnect(forcedMs, { kind: "forced" });
-          reconnect(reconnectMs, { kind: "total" });
-        }
-        silence(silenceMs);
-        notice(noticeMs);
-      },
-    };
-  }
-
   // ---- The result
 
   #result(): Result {
     const { counts, messages, symptoms, handovers, failedDials, opened } = this.#journal;
     const { sessions: wanted, handovers: wantedHandovers, url } = this.#settings;
     const durationMs = Math.round(performance.now() - this.#origin);
-    const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
-    const had = this.#slots.filter((slot) => slot.hadSession).length;
+    const { reconnect, silence } = timesOf(handovers);
+    const had = this.#ways.reduce((sum, way) => sum + way.had, 0);
     const failure = this.#drill?.whyNoDrill(handovers) ?? null;
     const never = this.#neverConnected();
     const where = never.length === 0 ? "" : `, none on the path ${never.map(({ name }) => name).join(", ")}`;
@@ -940,10 +853,10 @@ export class Run {
       symptoms,
       expected: this.#journal.expected,
       reconnect,
-      silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
+      silence,
       failedDials,
       probes: this.#countProbes(),
-      paths: this.#ways.length === 1 ? [] : this.#ways.map((way) => this.#pathResult(way)),
+      paths: this.#ways.length === 1 ? [] : this.#ways.map((way) => way.result()),
       rollout,
       witness: { maxLateMs: Math.round(this.#lateness.maxMs), totalLateMs: Math.round(this.#lateness.totalMs) },
       disruption: this.#drill?.disruption ?? null,
@@ -965,26 +878,6 @@ export class Run {
         heartbeat: this.#settings.heartbeat && "…",
       },
       handovers,
-    };
-  }
-
-  #pathResult({ name, urls, journal, slots, probe }: Way): PathResult {
-    const { counts, messages, symptoms, failedDials, handovers } = journal;
-    return {
-      name,
-      urls: urls.map(redactUrl),
-      sessions: {
-        wanted: slots.length,
-        had: slots.filter((slot) => slot.hadSession).length,
-        connected: slots.filter((slot) => slot.isConnected).length,
-      },
-      counts: { ...counts },
-      messages,
-      symptoms,
-      reconnect: spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs)),
-      silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
-      failedDials,
-      probes: probe.counts,
     };
   }
 
@@ -1026,7 +919,7 @@ export class Run {
 
   #neverConnected(): Way[] {
     if (this.#ways.length === 1) return [];
-    return this.#ways.filter(({ slots }) => !slots.some((slot) => slot.hadSession));
+    return this.#ways.filter(({ had }) => had === 0);
   }
 
   #countServers(): Record<string, number> {
@@ -1046,13 +939,7 @@ export class Run {
         `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
       findings.push({ name: "WITNESS_SLOW", text });
     }
-    if (this.#alike !== undefined) {
-      const { from, ended, livedMs } = this.#alike;
-      const text =
-        `${from} ended ${TURNED_AWAY} sessions in a row with ${ended}, after ${duration(livedMs)} each, and ` +
-        "nothing was down between them: where nobody shut it down it limits the age, or wants to hear something";
-      findings.push({ name: "SAME_AGE", text });
-    }
+    findings.push(...this.#evenLives.findings());
     const away = handovers.find(({ symptom }) => symptom === "TURNED_AWAY");
     if (away !== undefined) {
       const { from, code, reason, openedMs, endedMs } = away;
@@ -1089,10 +976,156 @@ export class Run {
   }
 }
 
+/** One way to the pods, with who goes it and its own numbers; a run has one or more. */
+class Way {
+  readonly name: string;
+  readonly urls: readonly string[];
+  /** The run's own where there is but one way. */
+  readonly journal: Journal;
+  readonly probe: Probe;
+  readonly slots: Slot[] = [];
+
+  constructor({ name, urls, journal, probe }: Pick<Way, "name" | "urls" | "journal" | "probe">) {
+    this.name = name;
+    this.urls = urls;
+    this.journal = journal;
+    this.probe = probe;
+  }
+
+  /** How many of its slots ever had a session. */
+  get had(): number {
+    return this.slots.filter((slot) => slot.hadSession).length;
+  }
+
+  /** Whether none of its sessions ever connected, often as each has tried. */
+  get isDead(): boolean {
+    const { opened, failedDials } = this.journal;
+    return opened === 0 && sum(failedDials) >= DEAD_DIALS * this.slots.length;
+  }
+
+  result(): PathResult {
+    const { counts, messages, symptoms, failedDials, handovers } = this.journal;
+    return {
+      name: this.name,
+      urls: this.urls.map(redactUrl),
+      sessions: {
+        wanted: this.slots.length,
+        had: this.had,
+        connected: this.slots.filter((slot) => slot.isConnected).length,
+      },
+      counts: { ...counts },
+      messages,
+      symptoms,
+      ...timesOf(handovers),
+      failedDials,
+      probes: this.probe.counts,
+    };
+  }
+}
+
+/**
+ * Servers that end one session after the other at the same age: they turn us away, nothing is being shut down. With a graceful
+ * code somebody may do so on purpose, as often: that is a finding.
+ */
+class EvenLives {
+  /** By slot: how its server ended the latest sessions, and how old they were. */
+  readonly #ends = new Map<number, { ended: string; livedMs: number[] }>();
+  /** A graceful code, but after the same age each time. */
+  #alike: { from: string; ended: string; livedMs: number } | undefined;
+
+  /**
+   * Why the run cannot go on, where it cannot. Where a cluster is `watched` its evidence decides, where somebody `plays` one it
+   * does of graceful ends.
+   */
+  note(handover: Handover, evidence: "watched" | "played" | "none"): string | undefined {
+    const { slot, symptom, verdict, dialect, code, reason, openedMs, endedMs, noticeMs, from, to, failedDials } =
+      handover;
+    const ended = `${code} ${printable(reason)}`.trimEnd();
+    // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
+    const isWrong = symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY";
+    const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to;
+    if (sum(failedDials) > 0 || !(isWrong || isOdd) || code === null || openedMs === null || endedMs === null) {
+      this.#ends.delete(slot);
+      return;
+    }
+    const before = this.#ends.get(slot);
+    const livedMs = [...before?.ended === ended ? before.livedMs : [], endedMs - openedMs].slice(-TURNED_AWAY);
+    this.#ends.set(slot, { ended, livedMs });
+    const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
+    if (livedMs.length < TURNED_AWAY || longest > (isWrong ? EVEN : SAME) * shortest) return;
+    if (evidence === "watched" || (!isWrong && evidence === "played")) return;
+    if (!isWrong) {
+      this.#alike = { from, ended, livedMs: longest };
+      return;
+    }
+    const answer = answerTo(code, reason, []) ??
+      "it may want a subprotocol (--subprotocol), a header (--header), or a greeting or answer (--dialect, --say, --reply)";
+    return `${from} ends every session by itself with ${ended}, after ${duration(livedMs.at(-1)!)} each: ${answer}`;
+  }
+
+  findings(): Result["findings"] {
+    if (this.#alike === undefined) return [];
+    const { from, ended, livedMs } = this.#alike;
+    const text = `${from} ended ${TURNED_AWAY} sessions in a row with ${ended}, after ${duration(livedMs)} each, and ` +
+      "nothing was down between them: where nobody shut it down it limits the age, or wants to hear something";
+    return [{ name: "SAME_AGE", text }];
+  }
+}
+
 /** What is measured while the client runs. */
 interface Metrics {
   route: () => Promise<Answer>;
   measure: (handover: Handover) => void;
+}
+
+async function exportMetrics(journal: Journal, countConnected: () => number): Promise<Metrics> {
+  const metrics = await createMetrics("client");
+  metrics.gauge("sessions", "Connected sessions", countConnected);
+  metrics.counter("handovers_total", "Handovers by verdict and symptom", ["verdict", "symptom"], () => [
+    [{ verdict: "graceful", symptom: "" }, journal.counts.graceful],
+    ...Object.keys(REMEDIES).map((symptom): [Record<string, string>, number] => [
+      { verdict: "failed", symptom },
+      journal.symptoms[symptom as Symptom]?.count ?? 0,
+    ]),
+  ]);
+  metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
+    const { sent, received } = journal.messages;
+    return byLabel("direction", { sent, received });
+  });
+  metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () => {
+    return byLabel("direction", journal.lost);
+  });
+  const none = Object.fromEntries(
+    ["ok", "503", "401", "bounced", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
+  );
+  metrics.counter("dials_total", "Dials of sessions by result", ["result"], () => {
+    return byLabel("result", { ...none, ...journal.failedDials, ok: journal.opened });
+  });
+  const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
+    { kind: "forced" },
+    { kind: "total" },
+  ]);
+  const silence = metrics.histogram("silence_seconds", "From the last message of a session to the first of the next");
+  const notice = metrics.histogram("notice_seconds", "From SHUTDOWN to a session's end");
+  return {
+    route: metrics.route,
+    measure: ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
+      if (to !== null) {
+        reconnect(forcedMs, { kind: "forced" });
+        reconnect(reconnectMs, { kind: "total" });
+      }
+      silence(silenceMs);
+      notice(noticeMs);
+    },
+  };
+}
+
+/** How long sessions took to be back, and how long nothing came. */
+function timesOf(handovers: readonly Handover[]): Pick<Result, "reconnect" | "silence"> {
+  return {
+    reconnect: spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs)),
+    silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
+  };
 }
 
 /** The numbers of a run and its handovers: what happened, entered by those to whom it happened; it decides nothing. */
