@@ -335,8 +335,7 @@ function checkGroups(part: string, source: string, groups: number, compile: (sou
   } catch (error) {
     throw new RangeError(`'${part}' ${(error as Error).message}: ${excerpt(source)}`);
   }
-  const has = groups === 0 ? 0 : new RegExp(`${source}|`).exec("")!.length - 1;
-  if (has >= groups) return pattern;
+  if (groups === 0 || new RegExp(`${source}|`).exec("")!.length - 1 === groups) return pattern;
   throw new RangeError(`'${part}' must have one group, which is what it finds: ${excerpt(source)}`);
 }
 
