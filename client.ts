@@ -3302,13 +3302,18 @@ function subprotocol(text: string): string {
 
 /** A header as name and value; `@FILE` keeps the value out of the arguments. */
 function header(text: string): [name: string, value: string] {
-  const [, name = "", said = ""] = /^([\w!#$%&'*+.^`|~-]+): *(.*)$/.exec(text) ?? [];
-  if (name === "") throw new RangeError("must be 'Name: value'");
+  const [, name, said = ""] = /^([^:\s]+): *(.*)$/.exec(text) ?? [];
+  if (name === undefined) throw new RangeError("must be 'Name: value'");
+  return headerOf(name, said);
+}
+
+function headerOf(name: string, said: string): [name: string, value: string] {
   const value = fileOrText(said);
   try {
+    if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name)) throw name;
     validateHeaderValue(name, value);
   } catch {
-    throw new RangeError(`cannot be used: ${name} has a character that no header may have`);
+    throw new RangeError(`cannot be used: ${printable(name)} has a character that no header may have`);
   }
   return [name, value];
 }
@@ -3341,11 +3346,20 @@ function dialectName(text: string): string {
 function readDialect(file: string): DialectParts {
   try {
     const parts = parseDialect(readFileSync(file, "utf8"));
-    return { ...parts, ...parts.open && { open: parts.open.map(fileOrText) } };
+    return { ...parts, ...parts.open && { open: inPart("open", () => parts.open!.map(fileOrText)) } };
   } catch (error) {
     throw new RangeError(
       `cannot be used: ${/^(must|has) /.test(`${(error as Error).message}`) ? "it " : ""}${(error as Error).message}`,
     );
+  }
+}
+
+/** What is wrong in a part of a dialect says in which. */
+function inPart<T>(part: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw new RangeError(`'${part}' ${(error as Error).message}`);
   }
 }
 
@@ -3366,7 +3380,7 @@ export function chooseDialect({ dialect: name, ...settings }: Settings): Dialect
   try {
     const parts = name.endsWith(".json") ? readDialect(name) : undefined;
     const dialect = describeDialect(name === "auto" ? "plain" : basename(name), parts, given);
-    const headers = Object.entries(dialect.headers).map(([name, value]) => header(`${name}: ${value}`));
+    const headers = inPart("headers", () => Object.entries(dialect.headers).map((header) => headerOf(...header)));
     return { ...dialect, headers: Object.fromEntries(headers) };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;

@@ -335,8 +335,7 @@ function checkGroups(part: string, source: string, groups: number, compile: (sou
   } catch (error) {
     throw new RangeError(`'${part}' ${(error as Error).message}: ${excerpt(source)}`);
   }
-  const has = groups === 0 ? 0 : new RegExp(`${source}|`).exec("")!.length - 1;
-  if (has >= groups) return pattern;
+  if (groups === 0 || new RegExp(`${source}|`).exec("")!.length - 1 === groups) return pattern;
   throw new RangeError(`'${part}' must have one group, which is what it finds: ${excerpt(source)}`);
 }
 
@@ -975,7 +974,7 @@ export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string
   DATA_DUPLICATED: ["a message came twice", "let one place produce: stop the regular timer before the drain begins"],
   DATA_REORDERED: ["a message came after a later one", "number messages where they are sent, one after the other"],
   UPSTREAM_LOST: ["the server counted fewer of our messages than it got", "read on until the last one is in, then send CLOSE"],
-  NO_FAREWELL: ["CLOSE is missing, not the last message, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
+  NO_FAREWELL: ["CLOSE is missing or not the last message, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
   NO_CLOSE_FRAME: ["CLOSE came, but no close frame", "close(1001) and wait: terminate() and destroy() skip the handshake"],
   NO_FIN: ["a close frame, then no FIN within 3 s", "after the closing handshake end the connection: the server closes TCP first (RFC 6455 7.1.1)"],
   RESET_AFTER_CLOSE: ["a close frame, then a socket error", "wait for the sockets to close before exiting"],

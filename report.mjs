@@ -557,9 +557,14 @@ function renderSymptom(name, { count: all, causes, suspects }, remedies) {
  */
 function remediesIn(handover) {
   const { notice, farewell } = wordsOf(handover);
+  if (farewell === "CLOSE") return REMEDIES;
+  // Only ours counts.
+  const counts = /, or its counts are wrong| with the final counts/;
   /** @type {<T>(text: T) => T | string} */
   const worded = (text) =>
-    typeof text === "string" ? text.replaceAll("SHUTDOWN", notice).replaceAll("CLOSE", farewell) : text;
+    typeof text === "string"
+      ? text.replaceAll("SHUTDOWN", notice).replaceAll("CLOSE", farewell).replace(counts, "")
+      : text;
   return Object.fromEntries(
     Object.entries(REMEDIES).map(([name, [meaning, remedy]]) => {
       return [name, [/** @type {string} */ (worded(meaning)), worded(remedy)]];
