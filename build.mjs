@@ -91,7 +91,11 @@ const roles = await build({
 const loads = Object.entries(COMMANDS).map(([name, [load]]) => `${name}: () => ${load}`);
 const commands = await build({
   ...bundle,
-  stdin: { contents: `(${command})({ ${loads} }, ${JSON.stringify(usage())}, "${NAME}")`, sourcefile: "command", resolveDir: "." },
+  stdin: {
+    contents: `(${command})({ ${loads} }, ${JSON.stringify(usage())}, "${NAME}")`,
+    sourcefile: "command",
+    resolveDir: ".",
+  },
   entryNames: "command",
   outExtension: { ".js": ".mjs" },
   format: "esm",

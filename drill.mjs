@@ -1975,7 +1975,9 @@ function usage(command, known) {
   const handed = Object.keys(known).filter((name) => !CHOSEN.includes(name) && !(name in OWN));
   const flags = handed.map((name) => `--${name}`);
   const client = called("client", "dist/client.js");
-  return `Usage: ${called("drill", "drill.mjs")} [${command}] [settings]\n\n${does[0]?.toUpperCase()}${does.slice(1)}.\n` +
+  return `Usage: ${called("drill", "drill.mjs")} [${command}] [settings]\n\n${does[0]?.toUpperCase()}${
+    does.slice(1)
+  }.\n` +
     "Exit 0: every handover was graceful; 1: one was not; 2: it could not run.\n\n" +
     `Commands:\n\n${commands.join("")}\nSettings:\n\n` +
     rows.map(([flag = "", fallback = "", text]) => `  ${flag.padEnd(15)} ${fallback.padEnd(8)} ${text}\n`).join("") +

@@ -1322,10 +1322,10 @@ function observeEvent(cluster: Cluster, type: string, object: KubernetesObject, 
 
 /** Whether this has been told; from now on it has. */
 function isTold({ told }: Cluster, key: string): boolean {
-  if (told.has(key)) return true;
+  const isKnown = told.has(key);
   told.add(key);
   if (told.size > 2 * KEPT_PODS) told.delete(told.values().next().value!);
-  return false;
+  return isKnown;
 }
 
 function parseTime(text: string | null | undefined): number | undefined {
@@ -1411,7 +1411,7 @@ function observePod(cluster: Cluster, type: string, object: KubernetesObject, at
     const before = deletionsOf(pod).at(-1);
     if (before === undefined || (running && askedMs < before.graceMs!)) {
       const isOwn = askedMs === 0 && !running;
-      pod.forced ||= askedMs === 0 && running;
+      pod.forced = askedMs === 0 && running;
       if (before === undefined && !isOwn) pod.graceMs = askedMs;
       const why = before !== undefined ? " again" : disrupted === undefined ? "" : ` (${disrupted.reason})`;
       const stampMs = parseTime(metadata.deletionTimestamp);
@@ -1448,8 +1448,8 @@ function stampsOf({ metadata, status }: KubernetesObject, statuses: readonly Con
     ...statuses.flatMap(({ state, lastState }) => [state, lastState].map((one) => one?.terminated?.finishedAt)),
     ...statuses.map(({ state }) => state?.running?.startedAt),
   ];
-  return [deletionMs && deletionMs - deletionGracePeriodSeconds * 1000, ...times.map(parseTime)]
-    .filter((stampMs) => stampMs !== undefined);
+  const stamps = [deletionMs && deletionMs - deletionGracePeriodSeconds * 1000, ...times.map(parseTime)];
+  return stamps.flatMap((stampMs) => stampMs ?? []);
 }
 
 /** The hook of a container, and how long it takes: of a command as long as it says that it sleeps. */
@@ -1544,27 +1544,23 @@ const NODE_LATE_MS = 60_000;
 
 /** The pod that held a handover's session: the one that the server named, else the one that was ending when it ended. */
 export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
-  const { from, reached, dialect, openedMs, endedMs, lastDataMs, how } = handover;
+  const { from, reached, dialect, endedMs, lastDataMs, how } = handover;
   if (endedMs === null) return undefined;
-  const pods = [...cluster.pods.values()];
+  const openedMs = openingOf(handover);
   // A StatefulSet's next pod has the name of the one before it.
-  const lastMs = (pod: Pod) => {
+  const pods = [...cluster.pods.values()].filter((pod) => {
     const exit = when(pod, "deleted") && ownExitsOf(pod, 0).at(-1);
-    return Math.min(exit?.atMs ?? Infinity, when(pod, "gone")?.atMs ?? Infinity);
-  };
-  const named = pods.filter(({ name }) => name === from || name === reached)
-    .filter((pod) => lastMs(pod) > (openedMs ?? 0));
-  if (named.length > 0 || dialect === "v1") return named[0]; // who has frames has a name
+    return Math.min(exit?.atMs ?? Infinity, when(pod, "gone")?.atMs ?? Infinity) > openedMs;
+  });
+  const named = pods.find(({ name }) => name === from || name === reached);
+  if (named !== undefined || dialect === "v1") return named; // who has frames has a name
   // A session may outlive its pod by the silence that it takes to notice.
-  const aliveMs = how === "silence" ? lastDataMs ?? openedMs ?? 0 : endedMs;
+  const aliveMs = how === "silence" ? lastDataMs ?? openedMs : endedMs;
   const distance = (pod: Pod) => {
-    const gone = when(pod, "gone");
-    const end = ownExitsOf(pod, openedMs ?? 0)[0] ?? gone;
+    const end = ownExitsOf(pod, openedMs)[0] ?? when(pod, "gone");
     const begun = when(pod, "deleted") ?? end;
     const begunMs = begun && (begun.kind === "deleted" ? begun.atMs : pod.span(begun)[0]);
-    if (begunMs === undefined || begunMs > endedMs + TOLD_LATE_MS / 3 || lastMs(pod) <= (openedMs ?? 0)) {
-      return Infinity;
-    }
+    if (begunMs === undefined || begunMs > endedMs + TOLD_LATE_MS / 3) return Infinity;
     if ((end?.atMs ?? Infinity) < aliveMs - INSTANT_MS) return Infinity;
     // Whose end is still to be seen may be the nearest.
     return end === undefined ? -1 : Math.abs(end.atMs - endedMs);
@@ -1572,6 +1568,8 @@ export function podOf(cluster: Cluster, handover: Handover): Pod | undefined {
   const nearest = pods.sort((a, b) => distance(a) - distance(b))[0];
   return nearest !== undefined && distance(nearest) < Infinity ? nearest : undefined;
 }
+
+const openingOf = ({ openedMs }: Handover): number => openedMs ?? 0;
 
 const exitsOf = (pod: Pod, sinceMs: number): Moment[] =>
   pod.moments.filter((moment) => moment.kind === "exit" && pod.span(moment)[1] >= sinceMs);
@@ -1582,11 +1580,11 @@ const ownExitsOf = (pod: Pod, sinceMs: number): Moment[] =>
 
 /** Whether the cluster has nothing more to say of a session's end, or has had the time for it. */
 export function isEvidenceComplete(pod: Pod | undefined, handover: Handover, nowMs: number): boolean {
-  const { endedMs, openedMs, how } = handover;
+  const { endedMs, how } = handover;
   if (endedMs === null) return true;
   const patienceMs = how === "silence" ? NODE_LATE_MS : TOLD_LATE_MS;
   if (pod === undefined) return nowMs > endedMs + TOLD_LATE_MS;
-  const [exit] = ownExitsOf(pod, openedMs ?? 0);
+  const [exit] = ownExitsOf(pod, openingOf(handover));
   const deleted = deletionsOf(pod).at(-1);
   if (when(pod, "gone") || (exit !== undefined && (deleted !== undefined || pod.wasBy(exit, endedMs)))) return true;
   return nowMs > (deleted === undefined ? endedMs + patienceMs : deleted.atMs + pod.graceMs + END_LATE_MS);
@@ -1665,7 +1663,6 @@ export function companyOf(
   sessions: number,
   differences: readonly PathDifference[] = [],
 ): Company {
-  if (handover.endedMs === null) return ALONE;
   const difference = differences.find(({ cuts }) => cuts.has(handover));
   const together = cutWith(handover, cuts);
   const elsewhere = together.filter((other) => {
@@ -1755,10 +1752,10 @@ function endsOf(handovers: readonly Handover[]): Handover[][] {
     ends.set(name, own);
     const last = own.at(-1);
     const untilMs = last?.at(-1)?.endedMs ?? -Infinity;
-    const isNext = (handover.openedMs ?? 0) >= untilMs ||
+    const isNext = openingOf(handover) >= untilMs ||
       handover.endedMs! - (handover.noticeMs ?? 0) - untilMs > CALM_MS;
-    if (last === undefined || isNext) own.push([handover]);
-    else last.push(handover);
+    if (isNext) own.push([handover]);
+    else last!.push(handover);
   }
   return [...ends.values()].flat();
 }
@@ -1774,7 +1771,7 @@ function chanceOfDifference(cut: number, all: number, otherCut: number, otherAll
     const rest = cut + otherCut - number;
     chance += Math.exp(choices(all, number) + choices(otherAll, rest) - choices(all + otherAll, cut + otherCut));
   }
-  return Math.min(1, chance);
+  return chance;
 }
 
 /** Whether it is no chance, and the pod outlived a cut at this time: it closed others in order after it. */
@@ -1787,7 +1784,7 @@ export function differenceInWords(difference: PathDifference): string {
   const { pod, path, cut, sessions, other, graceful, otherSessions, chance } = difference;
   const weak = chance < UNLIKELY
     ? ""
-    : `; that few may be chance (1 in ${Math.max(1, Math.round(1 / chance))}): more --sessions tell`;
+    : `; that few may be chance (1 in ${Math.round(1 / chance)}): more --sessions tell`;
   return `at the end of ${pod} ${cut} of ${count(sessions, "session")} were cut on the path ${path}, ` +
     `${graceful} of ${otherSessions} graceful on ${other}: ${path} (its proxy) is to blame, not the pod${weak}`;
 }
@@ -1815,7 +1812,7 @@ interface Ending {
 
 function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
   const { endedMs, symptom, noticeMs } = handover;
-  const [cutMs, openedMs, silent] = [endedMs!, handover.openedMs ?? 0, symptom === "STALLED"];
+  const [cutMs, openedMs, silent] = [endedMs!, openingOf(handover), symptom === "STALLED"];
   const first = when(pod, "deleted");
   // Without a stamp its beginning was missed, and nobody can tell when it was.
   const isRead = first?.stampMs !== undefined && first.atMs <= cutMs + READ_LATE_MS && pod.wasBy(first, cutMs);
@@ -1985,10 +1982,7 @@ const DIAGNOSES: Row[] = [
     return cutMs < deleted!.atMs + (ms ?? Infinity) ? `${failed.text} (${text})` : undefined;
   }],
   // It ended in order on another path: that its process ended with it need not be why this one was cut.
-  [
-    "INTERMEDIARY_CUT",
-    ({ company: { difference }, exit }) => difference && exit && exit.code !== 137 ? null : undefined,
-  ],
+  ["INTERMEDIARY_CUT", ({ company: { difference }, exit }) => difference && exit ? null : undefined],
   ["EXITED_AT_SIGTERM", (ending) => {
     const { noticed, exit, deleted, pod } = ending;
     if (noticed || exit === undefined || isBeforeSigterm(ending, true)) return undefined;
@@ -2006,16 +2000,15 @@ const DIAGNOSES: Row[] = [
     if (exit.code === 137 || isOpen(ending, exit)) return null;
     return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion, amid the drain`;
   }],
-  ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, silent, company: { difference } }) => {
-    if (silent || sigtermMs === null || ranOnMs <= INSTANT_MS || Math.abs(cutMs - sigtermMs) > INSTANT_MS) {
-      return undefined;
-    }
+  ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, company: { difference } }) => {
+    const afterMs = cutMs - (sigtermMs ?? Infinity);
+    if (ranOnMs <= INSTANT_MS || Math.abs(afterMs) > INSTANT_MS) return undefined;
     if (difference !== undefined) return null; // too few to tell the application from a proxy
-    return `cut ${duration(Math.max(0, cutMs - sigtermMs))} after SIGTERM; the process ran on for ${duration(ranOnMs)}`;
+    return `cut ${duration(Math.max(0, afterMs))} after SIGTERM; the process ran on for ${duration(ranOnMs)}`;
   }],
   ["INTERMEDIARY_CUT", (ending) => {
-    const { pod, deleted, sigtermMs, cutMs, openedMs, ranOnMs, silent } = ending;
-    if (silent || sigtermMs === null || cutMs >= deleted!.atMs + pod.graceMs) return undefined;
+    const { pod, deleted, sigtermMs, cutMs, openedMs, ranOnMs } = ending;
+    if (sigtermMs === null || cutMs >= deleted!.atMs + pod.graceMs) return undefined;
     const early = isBeforeSigterm(ending, true);
     if (cutMs < sigtermMs && !early) return null;
     if (ranOnMs <= (early ? INSTANT_MS / 5 : INSTANT_MS)) return undefined;
@@ -2033,7 +2026,11 @@ const middle = ([earliestMs, latestMs]: readonly [number, number]): number => (e
 
 /** Whether an exit came before a deletion: it was told by an object that was not being deleted, or its stamp says so. */
 function isBefore(pod: Pod, exit: Moment, deleted: Moment): boolean {
-  return pod.moments.indexOf(exit) < pod.moments.indexOf(deleted) || exit.stampMs! < deleted.stampMs!;
+  return isToldBefore(pod, exit, deleted) || exit.stampMs! < deleted.stampMs!;
+}
+
+function isToldBefore(pod: Pod, one: Moment, other: Moment): boolean {
+  return pod.moments.find((moment) => moment === one || moment === other) === one;
 }
 
 /** Whether the session ended before SIGTERM came: as it looks; or surely, however late the deletion was read. */
@@ -2063,14 +2060,13 @@ function livenessKill({ pod, exit, deleted, openedMs, cutMs }: Ending): Moment |
   );
   if (kill !== undefined) return deleted === undefined || kill.atMs < deleted.atMs ? kill : undefined;
   const unhealthy = when(pod, "unhealthy");
-  const killed = deleted === undefined && exit !== undefined && [0, 137, 143].includes(exit.code!) &&
-    exit.reason !== "OOMKilled";
+  const killed = deleted === undefined && exit !== undefined && [0, 137, 143].includes(exit.code!);
   return unhealthy !== undefined && isOwn(unhealthy) && killed && pod.wasBy(unhealthy, cutMs) ? unhealthy : undefined;
 }
 
 function evictionOf({ pod, cutMs, exit }: Ending): Moment | undefined {
-  const isToldBefore = (one: Moment) => exit !== undefined && pod.moments.indexOf(one) < pod.moments.indexOf(exit);
-  return pod.moments.find((one) => one.kind === "evicted" && (pod.wasBy(one, cutMs) || isToldBefore(one)));
+  const isBeforeExit = (one: Moment) => exit !== undefined && isToldBefore(pod, one, exit);
+  return pod.moments.find((one) => one.kind === "evicted" && (pod.wasBy(one, cutMs) || isBeforeExit(one)));
 }
 
 /** Whether the hook was still running when the grace was over: it is as long, or died there. */
@@ -2129,7 +2125,8 @@ export function diagnose(
   return null;
 }
 
-const isAbrupt = (symptom: Symptom): boolean => ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom);
+const isAbrupt = (symptom: Symptom | null): boolean =>
+  ["STALLED", "CUT_WITHOUT_NOTICE", "CUT_DURING_DRAIN"].includes(symptom!);
 
 /** What is certainly not the cause, although no other is known; `seen` is the application's end, if anybody saw it. */
 const RULED_OUT: Partial<Record<Cause, (ending: Ending, seen: Moment | undefined) => boolean>> = {
@@ -2175,7 +2172,7 @@ function isNotKilled({ pod, deleted, unsure, cutMs, silent }: Ending, seen: Mome
 /** Where no cause is certain: those of which the evidence rules out none; null where there is no evidence. */
 export function suspects(handover: Handover, pod: Pod | undefined): Cause[] | null {
   const { symptom, endedMs } = handover;
-  if (symptom === null || endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
+  if (endedMs === null || pod === undefined || !isAbrupt(symptom)) return null;
   const ending = endingOf(handover, pod, ALONE);
   const [seen] = ownExitsOf(pod, ending.openedMs);
   return (Object.keys(CAUSES) as Cause[]).filter((cause) => !RULED_OUT[cause]?.(ending, seen));

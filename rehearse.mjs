@@ -1202,7 +1202,8 @@ function usage(known) {
   const flags = [...new Set([...Object.keys(known.server), ...Object.keys(known.client)])].filter((name) =>
     !(name in OWN) && !CHOSEN.includes(name)
   );
-  return `Usage: ${called("rehearse", "rehearse.mjs")} [settings]\n\n` + "Plays a pod deletion on this machine and judges it.\n\n" +
+  return `Usage: ${called("rehearse", "rehearse.mjs")} [settings]\n\n` +
+    "Plays a pod deletion on this machine and judges it.\n\n" +
     rows.map(([flag, env, fallback, meaning]) =>
       `  ${flag.padEnd(15)} ${env.padEnd(13)} ${fallback.padEnd(19)} ${meaning}\n`
     ).join("") +

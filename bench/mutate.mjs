@@ -16,15 +16,15 @@ import { build, transform } from "esbuild";
 
 /** The headings of the sections that are pure. */
 const SECTIONS = new RegExp(process.argv[2] ?? "^(Frames|Dialects|Ledger|Judgement|Evidence|Diagnosis|Numbers)");
-/** The files whose tests judge; those of their suites that start processes are left out. */
-const TESTS = ["test/protocol.test.ts", "test/kubernetes.test.ts"];
+/** The files whose tests judge; left out are tests that take a context, by which they end what they start, and this suite. */
+const TESTS = ["protocol", "diagnosis", "inspect", "kubernetes", "paths"].map((name) => `test/${name}.test.ts`);
 const PROCESSES = ["a drill"];
 /** Least share of the mutants that must be noticed. */
 const LEAST_KILLED = 0.9;
 /** Longest time for the true file, in ms, and how many times what it took a mutant may take: some run for ever. */
 const PATIENCE_MS = 300_000;
 const PATIENCE = 5;
-/** Tests that have noticed something lately and are asked first: neighbouring changes are noticed by the same ones. */
+/** Tests that have noticed something lately are asked sooner: neighbouring changes are noticed by the same ones. */
 const LATELY = 20;
 
 /** Changes that change nothing, by the line's text and the change, and why. */
@@ -36,7 +36,7 @@ const source = readFileSync("protocol.ts", "utf8");
 function codeOf(text) {
   const blank = (found) => found.replace(/[^\n]/g, " ");
   const parts =
-    /\/\*[^]*?\*\/|\/\/[^\n]*|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|(?<=[(=,:]\s*|return )\/(?:\\.|\[(?:\\.|[^\]\\])*\]|[^/\\\n[])+\/[a-z]*/g;
+    /\/\*[^]*?\*\/|\/\/[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`|(?<=[(=,:]\s*|return )\/(?:\\.|\[(?:\\.|[^\]\\])*\]|[^/\\\n[])+\/[a-z]*/g;
   return text.replace(parts, (found) => {
     if (found[0] !== "`") return blank(found);
     // What a template computes is code, too.
@@ -77,7 +77,7 @@ const CHANGES = [
   [/(?<=\n +)(?:throw|continue|break|return)\b[^\n]*;(?=\n)/g, [(line) => `/*${line.replaceAll("*/", "")}*/;`]],
 ];
 
-/** Every mutant: where, and what the file is then. */
+/** Every mutant: where, and what is there then. */
 function mutantsOf() {
   const code = codeOf(source);
   const mutants = [];
@@ -94,13 +94,7 @@ function mutantsOf() {
           const line = source.slice(0, at).split("\n").length;
           const text = source.split("\n")[line - 1].trim();
           const change = is.startsWith("/*") ? "removed" : `${was.trim()} → ${is.trim() || "nothing"}`;
-          mutants.push({
-            part: heading[1].split(":")[0],
-            line,
-            text,
-            change,
-            source: source.slice(0, at) + is + source.slice(at + was.length),
-          });
+          mutants.push({ part: heading[1].split(":")[0], line, text, change, at, was, is });
         }
       }
     }
@@ -109,13 +103,14 @@ function mutantsOf() {
 }
 
 /**
- * Runs in a thread: node:test's stand-in takes the pure tests anew for each protocol, runs those first that have noticed
- * something lately, then the quickest, and ends at the first failure.
+ * Runs in a thread: node:test's stand-in takes the pure tests anew for each protocol, runs the quickest first, sooner still
+ * those that have noticed something lately, and ends at the first failure.
  */
 const HARNESS = `
   const { workerData, parentPort } = require("node:worker_threads");
   const { tests, left } = workerData;
   const ignore = () => {};
+  const NO_PROCESSES = { spawnSync: () => ({ status: 1 }) };
   process.on("unhandledRejection", ignore);
   const program = (code) => new Function("require", "module", "exports", code);
   const load = (run, known) => {
@@ -124,17 +119,17 @@ const HARNESS = `
     return module.exports;
   };
   const suites = program(tests);
-  const judge = async ({ protocol, first, cost }) => {
+  const judge = async ({ protocol, lately, cost }) => {
     const taken = [];
-    const test = (name, ...rest) => void taken.push([name, rest.at(-1)]);
+    const test = (name, ...rest) => void (rest.at(-1).length === 0 && taken.push([name, rest.at(-1)]));
     const describe = (name, ...rest) => left.includes(name) || rest.at(-1)();
     const harness = { test, it: test, describe, after: ignore, before: ignore, afterEach: ignore };
     try {
-      load(suites, { "node:test": harness, "protocol": load(program(protocol), {}) });
+      load(suites, { "node:test": harness, "node:child_process": NO_PROCESSES, "protocol": load(program(protocol), {}) });
     } catch (error) {
       return { killedBy: "its start", error: String(error) };
     }
-    const rank = (name) => first.includes(name) ? first.indexOf(name) - first.length : cost[name] ?? 0;
+    const rank = (name) => (cost[name] ?? 0) / (lately.includes(name) ? 20 : 1);
     taken.sort(([a], [b]) => rank(a) - rank(b));
     const times = {};
     for (const [name, run] of taken) {
@@ -151,8 +146,9 @@ const HARNESS = `
   parentPort.on("message", async (task) => parentPort.postMessage(await judge(task)));
 `;
 
-/** The program text of protocol.ts; undefined where it is none. */
-async function programOf(contents) {
+/** The program text of protocol.ts, with a change if there is one; undefined where it is none. */
+async function programOf({ at, was, is } = { at: 0, was: "", is: "" }) {
+  const contents = source.slice(0, at) + is + source.slice(at + was.length);
   try {
     return (await transform(contents, { loader: "ts", format: "cjs", logLevel: "silent" })).code;
   } catch {
@@ -218,7 +214,7 @@ class Judge {
 
 const first = new Judge();
 const begunAt = performance.now();
-const truth = await first.judge({ protocol: await programOf(source), first: [], cost: {} }, PATIENCE_MS);
+const truth = await first.judge({ protocol: await programOf(), lately: [], cost: {} }, PATIENCE_MS);
 const patienceMs = PATIENCE * (performance.now() - begunAt);
 first.end();
 if (truth.times === undefined) {
@@ -227,26 +223,40 @@ if (truth.times === undefined) {
 }
 
 const mutants = mutantsOf().sort((a, b) => a.line - b.line);
+const isEquivalent = (mutant, { text, change }) => mutant.text.includes(text) && mutant.change === change;
+for (const equivalent of EQUIVALENTS) {
+  const { length } = mutants.filter((mutant) => isEquivalent(mutant, equivalent));
+  if (length > 1 || (length === 0 && process.argv[2] === undefined)) {
+    console.log(`  equivalents.json: ${length} mutants are  ${equivalent.change}  |  ${equivalent.text}`);
+  }
+}
 console.log(`${mutants.length} mutants, ${Object.keys(truth.times).length} tests`);
 const startedAt = performance.now();
 /** By part: how many mutants were noticed and not, changed nothing, or were no program. */
 const tallies = {};
 const queue = [...mutants];
+/** The next mutant; its program is made while another one is judged. */
+const take = () => {
+  const mutant = queue.shift();
+  return mutant && { mutant, made: programOf(mutant) };
+};
 await Promise.all(Array.from({ length: availableParallelism() }, async () => {
   const judge = new Judge();
   let lately = [];
-  for (let mutant = queue.shift(); mutant !== undefined; mutant = queue.shift()) {
+  for (let next = take(); next !== undefined;) {
+    const { mutant, made } = next;
+    next = take();
     const tally = tallies[mutant.part] ??= { killed: 0, survived: 0, equivalent: 0, invalid: 0 };
-    if (EQUIVALENTS.some(({ text, change }) => mutant.text.includes(text) && mutant.change === change)) {
+    if (EQUIVALENTS.some((equivalent) => isEquivalent(mutant, equivalent))) {
       tally.equivalent++;
       continue;
     }
-    const protocol = await programOf(mutant.source);
+    const protocol = await made;
     if (protocol === undefined) {
       tally.invalid++;
       continue;
     }
-    const { killedBy } = await judge.judge({ protocol, first: lately, cost: truth.times }, patienceMs);
+    const { killedBy } = await judge.judge({ protocol, lately, cost: truth.times }, patienceMs);
     if (killedBy !== undefined) {
       tally.killed++;
       lately = [killedBy, ...lately.filter((name) => name !== killedBy)].slice(0, LATELY);

@@ -657,9 +657,19 @@ const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof star
     /^--report must end in \.json, \.html, \.xml or \.md: current value is 'x\.pdf'$/,
   ],
   ["a setting that the client refuses", ["--connect-timeout=nonsense"], {}, /^--connect-timeout must be/],
-  ["one of the environment that it refuses", [], { env: { CONNECT_TIMEOUT_MS: "soon" } }, /^CONNECT_TIMEOUT_MS must be/],
+  [
+    "one of the environment that it refuses",
+    [],
+    { env: { CONNECT_TIMEOUT_MS: "soon" } },
+    /^CONNECT_TIMEOUT_MS must be/,
+  ],
   ["a dialect that does not exist", ["--dialect=nonsense"], {}, /^--dialect must be /],
-  ["a dialect's file that has mistakes", ["--dialect=package.json"], {}, /^--dialect cannot be used: it has an unknown part/],
+  [
+    "a dialect's file that has mistakes",
+    ["--dialect=package.json"],
+    {},
+    /^--dialect cannot be used: it has an unknown part/,
+  ],
 ];
 
 /** Moments at which somebody presses Ctrl-C: by what was asked of the API, or what the pod has said. */
@@ -815,7 +825,9 @@ describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
       assert.equal(said.length, 1, lines.join("\n"));
       assert.match(said[0]!, line);
       assert.deepEqual([kubernetes.left(), cluster.playing()], [[], false]);
-      if (/^a (setting|dialect)|refuses$/.test(what)) assert.ok(!kubernetes.asked.some((one) => /^PATCH/.test(one)), what);
+      if (/^a (setting|dialect)|refuses$/.test(what)) {
+        assert.ok(!kubernetes.asked.some((one) => /^PATCH/.test(one)), what);
+      }
       assert.ok(performance.now() - begun < 60_000);
     });
   }

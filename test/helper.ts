@@ -341,6 +341,7 @@ export function twoNodes(): Recorded[] {
 /** A self-signed certificate for 127.0.0.1, the same for all who ask; null where there is no openssl. */
 export function certificate(): { cert: string; key: string; file: string } | null {
   if (made !== undefined) return made;
+  if (spawnSync("openssl", ["version"]).status !== 0) return made = null;
   const folder = mkdtempSync(join(tmpdir(), "certificate-"));
   process.once("exit", () => rmSync(folder, { recursive: true }));
   const [file, key] = [join(folder, "ca.crt"), join(folder, "ca.key")];

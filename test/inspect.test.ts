@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
-import { after, describe, it } from "node:test";
+import { describe, it, type TestContext } from "node:test";
 // deno-fmt-ignore
 import {
   type BudgetObject, cameTrue, CAUSES, highestOrdinal, inspect, INSPECTIONS, isSelected, type KubernetesObject, parseObjects,
@@ -402,8 +402,11 @@ function files(change: (parts: Parts) => unknown = () => {}): object[] {
 }
 
 describe("a file of objects", () => {
-  const folder = mkdtempSync("dist/check-");
-  after(() => rmSync(folder, { recursive: true }));
+  const newFolder = (t: TestContext) => {
+    const folder = mkdtempSync("dist/check-");
+    t.after(() => rmSync(folder, { recursive: true }));
+    return folder;
+  };
   const other = {
     kind: "Deployment",
     metadata: { name: "worker" },
@@ -495,7 +498,7 @@ describe("a file of objects", () => {
       /^ {2}ENDPOINT_RACE {2}possible\n {4}spec\.template\.spec\.containers\[0\]\.lifecycle\.preStop: none\n {4}.+\n {4}→ sleep: \{ seconds: 5 \}$/m,
     );
     assert.equal(text.stdout.trimEnd().split("\n").at(-1), "FAIL  deployment/shop: 1 foretold: ENDPOINT_RACE");
-    const file = `${folder}/check.json`;
+    const file = `${newFolder(t)}/check.json`;
     const json = await check(faulty!, "--json", `--report=${file}`);
     const result = JSON.parse(json.stdout);
     assert.deepEqual([json.code, result.verdict, result.inspections.length], [1, "FAIL", 1]);
@@ -508,6 +511,7 @@ describe("a file of objects", () => {
   });
 
   it("is read from its path; what cannot be is one line and exit 2", async (t) => {
+    const folder = newFolder(t);
     const file = `${folder}/objects.json`;
     writeFileSync(file, JSON.stringify(files()));
     const check = async (...flags: string[]) => {

@@ -20,15 +20,20 @@ import {
 import { compare, render, renderJunit, renderMarkdown } from "../report.mjs";
 import { deadUrl, run, startClient, startPeer, startServer } from "./helper.ts";
 
+const JUDGED = judgedOnce();
+
 /** A handover that was judged, with what a case changes of it. */
 function handoverOf(changes: Partial<Handover>): Handover {
+  return { ...JUDGED, verdict: "graceful", symptom: null, code: 1001, to: "pod-b", reconnectMs: 100, ...changes };
+}
+
+function judgedOnce(): Handover {
   const ledger = new Ledger("ws://x/ws", "v1", 100);
   observe(ledger, { type: "HELLO", server: "pod-a", instance: "a", session: "s", intervalMs: 100 }, 1);
   observe(ledger, { type: "END", how: "fin" }, 1000);
   const redial = { startedAt: 1000, chosenMs: 0, failed: {}, readyEndpoints: null, lastOnEndingMs: null };
   const policy = { expect: [], expectCode: [], maxReconnectMs: 5000 };
-  const judged = judge(1, ledger, undefined, redial, policy, 1000, 0);
-  return { ...judged, verdict: "graceful", symptom: null, code: 1001, to: "pod-b", reconnectMs: 100, ...changes };
+  return judge(1, ledger, undefined, redial, policy, 1000, 0);
 }
 
 /** The same for a move at a time. */
@@ -243,6 +248,55 @@ const DIFFERENCES: [name: string, handovers: Handover[], chances: number[]][] = 
     ...sessionsOn("direct", 5, 0, { endedMs: 62_000 }),
   ], []],
   ["one path only", [...sessionsOn("direct", 3, 2)], []],
+  ["sessions without a path among them", [
+    ...sessionsOn("direct", 5, 0),
+    ...sessionsOn("ingress", 0, 5, { path: null }),
+  ], []],
+  ["cuts that were our own doing", [
+    ...sessionsOn("direct", 5, 0),
+    ...sessionsOn("ingress", 0, 5, { symptom: "WITNESS_ENDED" }),
+  ], []],
+  ["failures with a close frame", [...sessionsOn("direct", 5, 0), ...sessionsOn("ingress", 0, 5, { code: 1000 })], []],
+  ["graceful ends without one", [...sessionsOn("direct", 5, 0), ...sessionsOn("ingress", 5, 0, { code: null })], []],
+  ["a path on which nothing was cut, and nothing graceful", [
+    ...sessionsOn("direct", 0, 5, { code: 1000 }),
+    ...sessionsOn("ingress", 0, 5),
+  ], []],
+  ["a path with nothing graceful, though nothing was cut, beside a better one", [
+    ...sessionsOn("closed", 0, 5, { code: 1000 }),
+    ...sessionsOn("ingress", 0, 5),
+    ...sessionsOn("direct", 99, 1),
+  ], [100 / 1_609_344_100]],
+  ["a path that is better, though it has more cuts", [
+    ...sessionsOn("direct", 980, 20),
+    ...sessionsOn("ingress", 1, 10),
+  ], [0]],
+  ["sessions that had not ended", [
+    ...sessionsOn("direct", 5, 0),
+    ...sessionsOn("direct", 0, 9, { verdict: "unfinished" }),
+    ...sessionsOn("direct", 9, 0, { endedMs: null }),
+    ...sessionsOn("ingress", 0, 5),
+  ], [1 / 252]],
+  ["another pod of the same name, later, and told first", [
+    ...sessionsOn("direct", 5, 0, { openedMs: 4000, endedMs: 9000 }),
+    ...sessionsOn("ingress", 0, 5),
+  ], []],
+  ["another pod of the same name, as the first one ends", [
+    ...sessionsOn("ingress", 0, 5),
+    ...sessionsOn("direct", 5, 0, { openedMs: 1500, endedMs: 9000 }),
+  ], []],
+  ["an end 30 s after the one before it", [
+    ...sessionsOn("ingress", 0, 5),
+    ...sessionsOn("direct", 5, 0, { endedMs: 31_500 }),
+  ], [1 / 252]],
+  ["an end later than that", [
+    ...sessionsOn("ingress", 0, 5),
+    ...sessionsOn("direct", 5, 0, { endedMs: 31_501 }),
+  ], []],
+  ["an end that was announced 30 s after the one before it", [
+    ...sessionsOn("ingress", 0, 5),
+    ...sessionsOn("direct", 5, 0, { endedMs: 41_500, noticeMs: 10_000 }),
+  ], [1 / 252]],
 ];
 
 for (const [name, handovers, chances] of DIFFERENCES) {
@@ -255,9 +309,24 @@ for (const [name, handovers, chances] of DIFFERENCES) {
   });
 }
 
+test("pathDifferences() compares with the best of the other paths, whichever ends first", () => {
+  for (const endedMs of [1400, 2000]) {
+    const handovers = [sessionsOn("mesh", 8, 2), sessionsOn("ingress", 0, 5), sessionsOn("direct", 5, 0, { endedMs })];
+    const found = pathDifferences(handovers.flat()).map(({ path, other }) => `${path} ${other}`);
+    assert.deepEqual(found.sort(), ["ingress direct", "mesh direct"]);
+  }
+});
+
 test("a difference is proof when it is no chance and the pod closed others in order after the cut; few say that they are few", () => {
   const [strong] = pathDifferences([...sessionsOn("direct", 5, 0), ...sessionsOn("ingress", 0, 5)]);
-  assert.deepEqual([isProven(strong!, 1500), isProven(strong!, 2500)], [true, false]);
+  assert.deepEqual([1500, 1999, 2000, 2500].map((cutMs) => isProven(strong!, cutMs)), [true, true, false, false]);
+  assert.equal(isProven({ ...strong!, chance: 0.01 }, 1500), false);
+  const [later] = pathDifferences([
+    ...sessionsOn("direct", 5, 0),
+    ...sessionsOn("direct", 1, 0, { endedMs: 3000 }),
+    ...sessionsOn("ingress", 0, 5),
+  ]);
+  assert.equal(later!.gracefulUntilMs, 3000);
   assert.equal(
     differenceInWords(strong!),
     "at the end of pod-a 5 of 5 sessions were cut on the path ingress, 5 of 5 graceful on direct: " +
@@ -269,6 +338,7 @@ test("a difference is proof when it is no chance and the pod closed others in or
     differenceInWords(weak!),
     /1 of 1 session were cut .*; that few may be chance \(1 in 2\): more --sessions/,
   );
+  assert.match(differenceInWords({ ...strong!, chance: 0.01 }), /chance \(1 in 100\)/);
 });
 
 // ---- Paths, with real sockets

@@ -429,7 +429,11 @@ describe("the report", { skip, concurrency: 3 }, () => {
   for (
     const [what, change, tile] of [
       ["was not looked for", {}, /Endpoint race\s+not probed\s+--probe-interval looks for it/],
-      ["is a finding", { findings: [{ name: "ENDPOINT_RACE", text: "met a pod" }] }, /Endpoint race\s+seen\s+met a pod/],
+      [
+        "is a finding",
+        { findings: [{ name: "ENDPOINT_RACE", text: "met a pod" }] },
+        /Endpoint race\s+seen\s+met a pod/,
+      ],
       ["is a cause, though nobody probed", {
         symptoms: {
           SLOW_RECONNECT: { count: 1, servers: ["a"], causes: { ENDPOINT_RACE: { count: 1, evidence: "at +2.00s" } } },
