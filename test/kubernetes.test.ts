@@ -1674,14 +1674,16 @@ function assertBetween(value: number | null | undefined, least: number, most: nu
   assert.ok(value != null && value >= least && value <= most, `${what} is ${value}, not in ${least}-${most}`);
 }
 
-/** Matches a text, and the seconds in it that the pattern's groups catch are within bounds. */
+/** Matches a text, and the numbers in it that its groups catch are within bounds: in ms where a group has the unit. */
 function assertText(
   text: string | null | undefined,
   pattern: RegExp,
   ...bounds: [least: number, most: number][]
 ): void {
   assert.match(text ?? "", pattern);
-  const numbers = pattern.exec(text!)!.slice(1).map(Number);
+  const numbers = pattern.exec(text!)!.slice(1).map((found) =>
+    Number(found.replace(/m?s$/, "")) * (/\ds$/.test(found) ? 1000 : 1)
+  );
   numbers.forEach((number, index) => assertBetween(number, ...bounds[index]!, `number ${index + 1} of '${text}'`));
 }
 
@@ -2674,7 +2676,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     cluster.cut();
     const { code, symptoms, handover } = await endOf(client);
     assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["CUT_WITHOUT_NOTICE"], "INTERMEDIARY_CUT"]);
-    assertText(handover.evidence, /^cut ([\d.]+)ms after the deletion; the pod ran on for [\d.]+m?s$/, [0, 999]);
+    assertText(handover.evidence, /^cut ([\d.]+m?s) after the deletion; the pod ran on for [\d.]+m?s$/, [0, 2000]);
   });
 
   it("(delete) waits for the end of a pod that has crashed before, and finds that it hung", async (t) => {
@@ -2756,7 +2758,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       "SAME_SERVER",
       "ENDPOINT_RACE",
     ], [null, null]]]);
-    assertText(handovers[0]!.evidence, /^last dial that reached the ending pod at \+(\d+)ms$/, [0, 999]);
+    assertText(handovers[0]!.evidence, /^last dial that reached the ending pod at \+([\d.]+m?s)$/, [0, 2000]);
   });
 
   it("(delete) finds in a probe that preStop covers the endpoint race", async (t) => {
