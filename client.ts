@@ -20,7 +20,7 @@ import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
   type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, called, type Cause, CAUSES, checkCertificates, checkPair,
-  closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
+  CLOSED, closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
   describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
@@ -465,7 +465,7 @@ export class Run {
   /** What the cluster's objects foretell; nothing without a cluster. */
   #inspection: Pick<Inspection, "predictions" | "unseen"> = { predictions: [], unseen: [] };
   #metrics: Metrics | undefined;
-  readonly #evenLives = new EvenLives();
+  readonly #evenLives: EvenLives;
   /** URLs that are dialled without an offer from now on. */
   readonly #refusesOffer = new Set<string>();
   readonly #stop = new AbortController();
@@ -478,6 +478,10 @@ export class Run {
     this.#log = createLog("client", settings.logFormat, () => this.#status(), () => settings.sessions);
     const access = followAccess(settings, this.#log);
     const dialect = chooseDialect(settings);
+    this.#evenLives = new EvenLives((name, code) => {
+      const { codes } = name === dialect.name ? dialect : dialectNamed(name);
+      return (settings.expectCode.length > 0 ? settings.expectCode : codes).includes(code);
+    });
     const said = [...Object.entries(dialect.headers), ...settings.header];
     const own = Object.fromEntries(said.map(([name, value]) => [name.toLowerCase(), value]));
     const dial: Dial = (url, owner, headers, refusals = 0, cookies) =>
@@ -1028,10 +1032,15 @@ class Way {
  * code somebody may do so on purpose, as often: that is a finding.
  */
 class EvenLives {
+  readonly #isGraceful: (dialect: string, code: number) => boolean;
   /** By slot: how its server ended the latest sessions, and how old they were. */
   readonly #ends = new Map<number, { ended: string; livedMs: number[] }>();
   /** A graceful code, but after the same age each time. */
   #alike: { from: string; ended: string; livedMs: number } | undefined;
+
+  constructor(isGraceful: (dialect: string, code: number) => boolean) {
+    this.#isGraceful = isGraceful;
+  }
 
   /**
    * Why the run cannot go on, where it cannot. Where a cluster is `watched` its evidence decides, where somebody `plays` one it
@@ -1042,7 +1051,8 @@ class EvenLives {
       handover;
     const ended = `${code} ${printable(reason)}`.trimEnd();
     // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
-    const isWrong = symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY";
+    const isWrong = symptom === "TURNED_AWAY" ||
+      (symptom !== null && CLOSED.includes(symptom) && code !== null && !this.#isGraceful(dialect, code));
     const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to;
     if (sum(failedDials) > 0 || !(isWrong || isOdd) || code === null || openedMs === null || endedMs === null) {
       this.#ends.delete(slot);

@@ -1638,6 +1638,9 @@ const AT_ONCE_MS = 250;
 /** Less likely than this, it is not taken for chance. */
 const UNLIKELY = 0.01;
 
+/** What an end with a close frame can be called whatever its reason: whether a FIN or a reset is behind it is chance. */
+export const CLOSED: readonly Symptom[] = ["NO_FIN", "RESET_AFTER_CLOSE", "WRONG_CLOSE_CODE"];
+
 /**
  * Whether a session was closed in order although its pod was not ending, as far as all evidence tells: then its server turned
  * it away. Where no pod is known at all nothing is told.
@@ -1645,7 +1648,7 @@ const UNLIKELY = 0.01;
 export function isOnLivingPod(cluster: Cluster, handover: Handover, pod: Pod | undefined): boolean {
   const { symptom, code, noticeMs, drainMs, endedMs } = handover;
   if (cluster.pods.size === 0 || code === null || endedMs === null) return false;
-  if (noticeMs !== null || drainMs !== null || (symptom !== null && symptom !== "WRONG_CLOSE_CODE")) return false;
+  if (noticeMs !== null || drainMs !== null || (symptom !== null && !CLOSED.includes(symptom))) return false;
   return pod === undefined || !isEnding(pod, endedMs, INSTANT_MS);
 }
 

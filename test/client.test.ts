@@ -1471,6 +1471,22 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     assert.match(told, /it wants a greeting: --dialect, or --say$/);
   });
 
+  it("says so as well where a reset is behind the close frame, and goes on where its code is graceful", async (t) => {
+    const resetting = (code: number) =>
+      startPeer(t, (ws, socket) => {
+        ws.send("hello");
+        setTimeout(() => {
+          ws.close(code);
+          socket.prependOnceListener("data", () => socket.resetAndDestroy()); // before ws answers with a FIN
+        }, 1200);
+      }, true);
+    const client = startText(t, {}, "--admin-port=0", "--backoff-base=1", ...urls(await resetting(4999)));
+    assert.equal((await client.exited).code, 2);
+    assert.match(client.lines.at(-1)!, /ends every session by itself with 4999, after [12]\.\d+s each/);
+    const { code, symptoms } = await endOf(startOn(t, [await resetting(1001)], "--handovers=3"));
+    assert.deepEqual([code, Object.keys(symptoms)], [1, ["RESET_AFTER_CLOSE"]]);
+  });
+
   it("does not take it for turned away where ages differ, or codes", async (t) => {
     let lives = 0;
     const plain = await startPeer(t, (ws) => {
