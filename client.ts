@@ -1054,7 +1054,9 @@ class EvenLives {
     const isWrong = symptom === "TURNED_AWAY" ||
       (symptom !== null && CLOSED.includes(symptom) && code !== null && !this.#isGraceful(dialect, code));
     const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to;
-    if (sum(failedDials) > 0 || !(isWrong || isOdd) || code === null || openedMs === null || endedMs === null) {
+    // To be turned away at once is to be turned away; all else that fails may be a shutdown.
+    const { bounced = 0 } = isWrong ? failedDials : {};
+    if (sum(failedDials) > bounced || !(isWrong || isOdd) || code === null || openedMs === null || endedMs === null) {
       this.#ends.delete(slot);
       return;
     }

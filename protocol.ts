@@ -1897,7 +1897,7 @@ const DIAGNOSES: Row[] = [
   ["CRASHED", ({ exit, deleted }) => {
     const signal = exit && CRASHES[exit.code!];
     if (signal === undefined) return undefined;
-    return `${exit!.text}, ${signal}${deleted ? ` ${duration(exit!.atMs - deleted.atMs)} after the deletion` : ""}`;
+    return `${exit!.text}, ${signal}${deleted ? ` ${sinceDeletion(deleted, exit!.atMs)}` : ""}`;
   }],
   ["LIVENESS_KILLED", (ending) => livenessKill(ending)?.text],
   ["EVICTED", (ending) => evictionOf(ending)?.text],
@@ -1954,7 +1954,7 @@ const DIAGNOSES: Row[] = [
     if (tookAllGrace(pod)) return `preStop (${pod.preStop?.text}) took all ${grace} of grace`;
     const heard = heardSigterm(pod, exit);
     return heard &&
-      `stopped serving ${duration(heard.atMs - deleted!.atMs)} after the deletion, not ended after ${grace} of grace`;
+      `stopped serving ${sinceDeletion(deleted!, heard.atMs)}, not ended after ${grace} of grace`;
   }],
   ["SIGTERM_IGNORED", ({ pod, exit }) => {
     if (exit === undefined || killedBy(pod, exit) === undefined) return undefined;
@@ -1964,7 +1964,7 @@ const DIAGNOSES: Row[] = [
   ["SIDECAR_ENDED", ({ pod, exit, other, ranOnMs, deleted, cutMs }) => {
     if (other === undefined || !pod.sidecars.includes(other.container!)) return undefined;
     const own = exit ?? ownExitsOf(pod, cutMs)[0];
-    const after = `${other.text} ${duration(Math.max(0, other.atMs - deleted!.atMs))} after the deletion`;
+    const after = `${other.text} ${sinceDeletion(deleted!, other.atMs)}`;
     if (ranOnMs > INSTANT_MS / 5) return `${after}, ${pod.container} ran on`;
     if (own?.stampMs === undefined || other.stampMs === undefined) return undefined;
     // In one second of the stamps each may have been the first.
@@ -1995,13 +1995,13 @@ const DIAGNOSES: Row[] = [
     const closed = heard !== undefined && exit.atMs - heard.atMs > 2 * INSTANT_MS
       ? ", its upgraded connections with it"
       : "";
-    return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion${closed}`;
+    return `${exit.text} ${sinceDeletion(deleted!, exit.atMs)}${closed}`;
   }],
   ["EXIT_BEFORE_FLUSH", (ending) => {
     const { noticed, exit, deleted } = ending;
     if (!noticed || exit === undefined) return undefined;
     if (exit.code === 137 || isOpen(ending, exit)) return null;
-    return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion, amid the drain`;
+    return `${exit.text} ${sinceDeletion(deleted!, exit.atMs)}, amid the drain`;
   }],
   ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, company: { difference } }) => {
     const afterMs = cutMs - (sigtermMs ?? Infinity);
@@ -2019,11 +2019,13 @@ const DIAGNOSES: Row[] = [
     const isSeen = (name: string) => exitsOf(pod, openedMs).some(({ container }) => container === name);
     const mayFail = early && pod.preStop !== null && pod.preStop.kind !== "sleep";
     if (cutMs < deleted!.atMs - INSTANT_MS / 2 || mayFail || !pod.sidecars.every(isSeen)) return null;
-    return `cut ${duration(Math.max(0, cutMs - deleted!.atMs))} after the deletion; the pod ran on for ${
-      duration(ranOnMs)
-    }`;
+    return `cut ${sinceDeletion(deleted!, cutMs)}; the pod ran on for ${duration(ranOnMs)}`;
   }],
 ];
+
+/** How long after the deletion, in words; whole seconds of another clock may place a moment before it. */
+const sinceDeletion = (deleted: Moment, atMs: number): string =>
+  `${duration(Math.max(0, atMs - deleted.atMs))} after the deletion`;
 
 const middle = ([earliestMs, latestMs]: readonly [number, number]): number => (earliestMs + latestMs) / 2;
 

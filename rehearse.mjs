@@ -560,9 +560,10 @@ class Kubelet {
     };
     // SIGTERM goes to the process, SIGKILL to all that it started.
     const kill = () => end.killedMs = instance.kill() ? killMs : null;
-    const timers = [setTimeout(kill, killMs)];
+    const timers = [];
     if (termMs === 0) signal();
     else timers.push(setTimeout(signal, termMs));
+    timers.push(setTimeout(kill, killMs));
     const exit = await instance.exited;
     timers.forEach(clearTimeout);
     return { exit, ...end };
