@@ -46,6 +46,7 @@ const COMMANDS = {
   ],
 };
 const shared = { bundle: true, platform: "node", target: "node20", charset: "utf8", logLevel: "warning", write: false };
+const { name: NAME } = JSON.parse(readFileSync("package.json", "utf8"));
 /** Of our own package.json only name and version are wanted. */
 const shortManifest = {
   name: "manifest",
@@ -56,14 +57,19 @@ const shortManifest = {
       return { contents: JSON.stringify({ name, version }), loader: "json" };
     }),
 };
+/** What of prom-client nobody here uses: its index takes everything along. */
+const unused = {
+  name: "unused",
+  setup: ({ onLoad }) =>
+    onLoad({ filter: /prom-client.lib.(cluster|pushgateway|summary)\.js$/ }, () => ({ contents: "" })),
+};
 const bundle = {
   ...shared,
-  plugins: [shortManifest],
+  plugins: [shortManifest, unused],
   outdir: "dist",
   legalComments: "none",
-  // prom-client asks OpenTelemetry for exemplars, which are off, and t-digests for summaries, of which there are none: any
-  // module stands in for 80 KB.
-  alias: { "@opentelemetry/api": "node:util", "tdigest": "node:util" },
+  // prom-client asks OpenTelemetry for exemplars, which are off: any module stands in for its 80 KB.
+  alias: { "@opentelemetry/api": "node:util" },
   // Without comments and indentation, but with every name, and in lines: stack traces must read.
   minifyWhitespace: true,
   minifySyntax: true,
@@ -90,7 +96,11 @@ const roles = await build({
 const loads = Object.entries(COMMANDS).map(([name, [load]]) => `${name}: () => ${load}`);
 const commands = await build({
   ...bundle,
-  stdin: { contents: `(${command})({ ${loads} }, ${JSON.stringify(usage())})`, sourcefile: "command", resolveDir: "." },
+  stdin: {
+    contents: `(${command})({ ${loads} }, ${JSON.stringify(usage())}, "${NAME}")`,
+    sourcefile: "command",
+    resolveDir: ".",
+  },
   entryNames: "command",
   outExtension: { ".js": ".mjs" },
   format: "esm",
@@ -139,16 +149,16 @@ if (tests) {
 
 function usage() {
   const rows = Object.entries(COMMANDS);
-  return `Usage: k8s-graceful-shutdown-test COMMAND [settings]
+  return `Usage: ${NAME} COMMAND [settings]
 
 Tells, with a verdict and numbers, whether long-lived connections survive the end of a pod.
 
 ${rows.map(([name, [, purpose]]) => `  ${name.padEnd(10)} ${purpose}`).join("\n")}
 
-  --help     print this and exit; after a command: its settings
+  --help     print this and exit (-h); after a command: its settings
   --version  print the version and exit
 
-${rows.map(([name, [, , example]]) => `  k8s-graceful-shutdown-test ${name} ${example}`).join("\n")}
+${rows.map(([name, [, , example]]) => `  ${NAME} ${name} ${example}`).join("\n")}
 
 Exit 0: every handover was graceful; 1: one was not; 2: it could not run.
 `;
@@ -158,13 +168,13 @@ Exit 0: every handover was graceful; 1: one was not; 2: it could not run.
  * The package's command itself; only its text is used here. What the first word names runs in this very process: its exit
  * code and its signals are the program's own.
  */
-function command(loads, usage) {
+function command(loads, usage, name) {
   const [word] = process.argv.slice(2);
   if (Object.hasOwn(loads, word)) {
-    process.argv.splice(2, 1);
+    process.argv.splice(1, 2, name); // so that its help says how it was called
     if (process.env.npm_command === "exec") hearThroughNpx();
     loads[word]();
-  } else if (word === undefined || word === "--help") {
+  } else if (word === undefined || word === "--help" || word === "-h") {
     process.stdout.write(usage);
   } else if (word === "--version") {
     process.stdout.write(`${require("./protocol.ts").VERSION}\n`);

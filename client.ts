@@ -16,12 +16,11 @@ import { basename, dirname } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import type { SecureContextOptions } from "node:tls";
-import kleur from "kleur";
 import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
-  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, type Cause, CAUSES, checkCertificates, checkPair,
-  closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
+  type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, called, type Cause, CAUSES, checkCertificates, checkPair,
+  CLOSED, closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
   describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
@@ -35,8 +34,8 @@ import {
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, endingsOf, headline, kinds, listed, more, pageData, render, renderCheck, renderPage, renderRecord, REPORTS, sample,
-  securityHeaders, size, spread, writeReport, writeWhole,
+  endingOf, endingsOf, headline, kinds, listed, more, pageData, RECORD, render, renderCheck, renderPage, REPORTS, sample,
+  securityHeaders, size, spread, writeReports, writeWhole,
 } from "./report.mjs";
 
 declare global {
@@ -327,7 +326,7 @@ export interface PathResult
 async function main(): Promise<void> {
   const settings = readSettings(
     {
-      command: "node dist/client.js",
+      command: called("client", "dist/client.js"),
       summary:
         "Holds WebSocket sessions, verifies every message, and judges how each one moves when its server ends.\n" +
         "Exit 0: every handover was graceful; 1: one was not, or too few happened; 2: it could not run.",
@@ -337,31 +336,15 @@ async function main(): Promise<void> {
   );
   if (settings === undefined) return;
   checkTogether(settings);
+  if (settings.switches.has("check-settings")) return void chooseDialect(settings);
   if (settings.disrupt === "check" || settings.check !== "") return await check(settings);
   const { result, error } = await new Run(settings).hold();
   if (error !== undefined) throw new UserError(error);
   process.exitCode = result.verdict === "PASS" ? 0 : 1;
-  kleur.enabled = false; // reports have no colour
-  for (const file of settings.report) {
-    if (file === RECORD) process.stdout.write(renderRecord(result));
-    else if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]!(result));
-    else tryReport(file, result);
-  }
+  writeReports(settings.report, result);
   useColour(process.stdout);
   process.stdout.write(settings.switches.has("json") ? `${toJson(result)}\n` : render(result));
   setTimeout(() => process.exit(), 5000).unref(); // nothing is left but, at worst, output that nobody takes
-}
-
-/** Writes a report; a failure stands in the result, above the verdict, and makes it exit 2. */
-function tryReport(file: string, result: Result): void {
-  try {
-    writeReport(file, result);
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    process.stderr.write(`${error.message}\n`);
-    result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
-    process.exitCode = 2;
-  }
 }
 
 /** Only the check: foretells what a drill would show, opens no session and disturbs nothing. Exit 1 where something is foretold. */
@@ -452,7 +435,7 @@ function checkTogether(
     );
   }
   const most = Math.floor(((openFilesLimit() ?? Infinity) - OTHER_FILES) / (reconnect === "early" ? 2 : 1));
-  if (sessions > most) {
+  if (sessions > most && !switches.has("check-settings")) { // they may be another machine's
     throw new UserError(
       `--sessions must be at most ${Math.max(0, most)} with the open files that this process may have (ulimit -n): ` +
         `current value is '${sessions}'`,
@@ -461,16 +444,6 @@ function checkTogether(
 }
 
 // ---- The run: owns the slots and what watches them, decides when it is over, makes the result
-
-/** One way to the pods, with who goes it and its own numbers; a run has one or more. */
-interface Way {
-  name: string;
-  urls: readonly string[];
-  /** The run's own where there is but one way. */
-  journal: Journal;
-  probe: Probe;
-  slots: Slot[];
-}
 
 /** One run of the client, from its first dial to its result. */
 export class Run {
@@ -492,10 +465,7 @@ export class Run {
   /** What the cluster's objects foretell; nothing without a cluster. */
   #inspection: Pick<Inspection, "predictions" | "unseen"> = { predictions: [], unseen: [] };
   #metrics: Metrics | undefined;
-  /** By slot: how its server ended the latest sessions, and how old they were. */
-  readonly #wrongEnds = new Map<number, { ended: string; livedMs: number[] }>();
-  /** A graceful code, but after the same age each time: it may be no shutdown's. */
-  #alike: { from: string; ended: string; livedMs: number } | undefined;
+  readonly #evenLives: EvenLives;
   /** URLs that are dialled without an offer from now on. */
   readonly #refusesOffer = new Set<string>();
   readonly #stop = new AbortController();
@@ -508,6 +478,10 @@ export class Run {
     this.#log = createLog("client", settings.logFormat, () => this.#status(), () => settings.sessions);
     const access = followAccess(settings, this.#log);
     const dialect = chooseDialect(settings);
+    this.#evenLives = new EvenLives((name, code) => {
+      const { codes } = name === dialect.name ? dialect : dialectNamed(name);
+      return (settings.expectCode.length > 0 ? settings.expectCode : codes).includes(code);
+    });
     const said = [...Object.entries(dialect.headers), ...settings.header];
     const own = Object.fromEntries(said.map(([name, value]) => [name.toLowerCase(), value]));
     const dial: Dial = (url, owner, headers, refusals = 0, cookies) =>
@@ -556,7 +530,7 @@ export class Run {
     return named.map(({ name, urls }, index) => {
       const journal = named.length === 1 ? this.#journal : new Journal(this.#journal);
       const times = { firstMs: probeIntervalMs * (index + 1), intervalMs: probeIntervalMs * named.length };
-      return { name, urls, journal, probe: new Probe({ urls, ...times, dial, journal, log, watch }), slots: [] };
+      return new Way({ name, urls, journal, probe: new Probe({ urls, ...times, dial, journal, log, watch }) });
     });
   }
 
@@ -587,7 +561,7 @@ export class Run {
     const urls = [...url, ...this.#settings.via.map(({ url }) => url)];
     const where = `${count(sessions, "session")} to ${urls.join(", ")}`;
     this.#log.line("started", `${where}, admin port ${adminPort}`, { sessions, adminPort });
-    this.#metrics = await this.#exportMetrics();
+    this.#metrics = await exportMetrics(this.#journal, () => this.#countConnected());
 
     // 2. Everybody dials; what ends the run is a count, a time, a signal or the drill.
     if (timeoutMs > 0) setTimeout(() => this.#stop.abort("--timeout"), timeoutMs).unref();
@@ -652,39 +626,13 @@ export class Run {
     this.#stop.abort("401");
   }
 
-  /**
-   * A server that ends one session after the other at the same age turns us away: nothing is being shut down. With a graceful
-   * code somebody may do so on purpose, as often: that is a finding.
-   */
-  #noteTurnedAway(
-    { slot, symptom, verdict, dialect, code, reason, openedMs, endedMs, noticeMs, ...way }: Handover,
-  ): void {
-    const { from, to, failedDials } = way;
-    const ended = `${code} ${printable(reason)}`.trimEnd();
-    // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
-    const isWrong = (symptom === "WRONG_CLOSE_CODE" || symptom === "TURNED_AWAY") && sum(failedDials) === 0;
-    const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to &&
-      sum(failedDials) === 0;
-    if ((!isWrong && !isOdd) || code === null || openedMs === null || endedMs === null) {
-      return void this.#wrongEnds.delete(slot);
-    }
-    const before = this.#wrongEnds.get(slot);
-    const livedMs = [...before?.ended === ended ? before.livedMs : [], endedMs - openedMs].slice(-TURNED_AWAY);
-    this.#wrongEnds.set(slot, { ended, livedMs });
-    const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
-    if (livedMs.length < TURNED_AWAY || longest > (isWrong ? EVEN : SAME) * shortest) return;
-    if (this.#api !== undefined || (!isWrong && this.#watch !== undefined)) return; // the evidence decides
-    if (!isWrong) return void (this.#alike = { from, ended, livedMs: longest });
-    const answer = answerTo(code, reason, []) ??
-      "it may want a subprotocol (--subprotocol), a header (--header), or a greeting or answer (--dialect, --say, --reply)";
-    this.#fatal = `${from} ends every session by itself with ${ended}, after ${
-      duration(livedMs.at(-1)!)
-    } each: ${answer}`;
-    this.#stop.abort("turned away");
-  }
-
   #onJudged(handover: Handover): void {
-    this.#noteTurnedAway(handover);
+    const evidence = this.#api !== undefined ? "watched" : this.#watch !== undefined ? "played" : "none";
+    const why = this.#evenLives.note(handover, evidence);
+    if (why !== undefined) {
+      this.#fatal = why;
+      this.#stop.abort("turned away");
+    }
     this.#metrics?.measure(handover);
     this.#watch?.diagnose(handover);
     void this.#stopWhenEnough();
@@ -756,15 +704,10 @@ export class Run {
     }
   }
 
-  /** Whether none of a way's sessions ever connected, often as each has tried, while others did. */
-  #isDead({ slots, journal }: Way): boolean {
-    return this.#ways.length > 1 && journal.opened === 0 && this.#journal.opened > 0 &&
-      sum(journal.failedDials) >= DEAD_DIALS * slots.length;
-  }
-
   /** The slots of the ways that are not given up: a drill does not wait for the others. */
   #living(): Slot[] {
-    return this.#ways.flatMap((way) => this.#isDead(way) ? [] : way.slots);
+    if (this.#journal.opened === 0) return this.#slots;
+    return this.#ways.flatMap((way) => way.isDead ? [] : way.slots);
   }
 
   /** The target, as far as it is needed: a selector that was given does without. */
@@ -865,57 +808,14 @@ export class Run {
     }, { paths: ["/", "/events", "/report"], names: this.#settings.allowHost });
   }
 
-  async #exportMetrics(): Promise<Metrics> {
-    const metrics = await createMetrics("client");
-    const journal = this.#journal;
-    metrics.gauge("sessions", "Connected sessions", () => this.#countConnected());
-    metrics.counter("handovers_total", "Handovers by verdict and symptom", ["verdict", "symptom"], () => [
-      [{ verdict: "graceful", symptom: "" }, journal.counts.graceful],
-      ...Object.keys(REMEDIES).map((symptom): [Record<string, string>, number] => [
-        { verdict: "failed", symptom },
-        journal.symptoms[symptom as Symptom]?.count ?? 0,
-      ]),
-    ]);
-    metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
-      const { sent, received } = journal.messages;
-      return byLabel("direction", { sent, received });
-    });
-    metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () => {
-      return byLabel("direction", journal.lost);
-    });
-    const none = Object.fromEntries(
-      ["ok", "503", "401", "bounced", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
-    );
-    metrics.counter("dials_total", "Dials of sessions by result", ["result"], () => {
-      return byLabel("result", { ...none, ...journal.failedDials, ok: journal.opened });
-    });
-    const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
-      { kind: "forced" },
-      { kind: "total" },
-    ]);
-    const silence = metrics.histogram("silence_seconds", "From the last message of a session to the first of the next");
-    const notice = metrics.histogram("notice_seconds", "From SHUTDOWN to a session's end");
-    return {
-      route: metrics.route,
-      measure: ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
-        if (to !== null) {
-          reconnect(forcedMs, { kind: "forced" });
-          reconnect(reconnectMs, { kind: "total" });
-        }
-        silence(silenceMs);
-        notice(noticeMs);
-      },
-    };
-  }
-
   // ---- The result
 
   #result(): Result {
     const { counts, messages, symptoms, handovers, failedDials, opened } = this.#journal;
     const { sessions: wanted, handovers: wantedHandovers, url } = this.#settings;
     const durationMs = Math.round(performance.now() - this.#origin);
-    const reconnect = spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs));
-    const had = this.#slots.filter((slot) => slot.hadSession).length;
+    const { reconnect, silence } = timesOf(handovers);
+    const had = this.#ways.reduce((sum, way) => sum + way.had, 0);
     const failure = this.#drill?.whyNoDrill(handovers) ?? null;
     const never = this.#neverConnected();
     const where = never.length === 0 ? "" : `, none on the path ${never.map(({ name }) => name).join(", ")}`;
@@ -957,10 +857,10 @@ export class Run {
       symptoms,
       expected: this.#journal.expected,
       reconnect,
-      silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
+      silence,
       failedDials,
       probes: this.#countProbes(),
-      paths: this.#ways.length === 1 ? [] : this.#ways.map((way) => this.#pathResult(way)),
+      paths: this.#ways.length === 1 ? [] : this.#ways.map((way) => way.result()),
       rollout,
       witness: { maxLateMs: Math.round(this.#lateness.maxMs), totalLateMs: Math.round(this.#lateness.totalMs) },
       disruption: this.#drill?.disruption ?? null,
@@ -982,26 +882,6 @@ export class Run {
         heartbeat: this.#settings.heartbeat && "…",
       },
       handovers,
-    };
-  }
-
-  #pathResult({ name, urls, journal, slots, probe }: Way): PathResult {
-    const { counts, messages, symptoms, failedDials, handovers } = journal;
-    return {
-      name,
-      urls: urls.map(redactUrl),
-      sessions: {
-        wanted: slots.length,
-        had: slots.filter((slot) => slot.hadSession).length,
-        connected: slots.filter((slot) => slot.isConnected).length,
-      },
-      counts: { ...counts },
-      messages,
-      symptoms,
-      reconnect: spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs)),
-      silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
-      failedDials,
-      probes: probe.counts,
     };
   }
 
@@ -1043,7 +923,7 @@ export class Run {
 
   #neverConnected(): Way[] {
     if (this.#ways.length === 1) return [];
-    return this.#ways.filter(({ slots }) => !slots.some((slot) => slot.hadSession));
+    return this.#ways.filter(({ had }) => had === 0);
   }
 
   #countServers(): Record<string, number> {
@@ -1063,13 +943,7 @@ export class Run {
         `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
       findings.push({ name: "WITNESS_SLOW", text });
     }
-    if (this.#alike !== undefined) {
-      const { from, ended, livedMs } = this.#alike;
-      const text =
-        `${from} ended ${TURNED_AWAY} sessions in a row with ${ended}, after ${duration(livedMs)} each, and ` +
-        "nothing was down between them: where nobody shut it down it limits the age, or wants to hear something";
-      findings.push({ name: "SAME_AGE", text });
-    }
+    findings.push(...this.#evenLives.findings());
     const away = handovers.find(({ symptom }) => symptom === "TURNED_AWAY");
     if (away !== undefined) {
       const { from, code, reason, openedMs, endedMs } = away;
@@ -1106,10 +980,164 @@ export class Run {
   }
 }
 
+/** One way to the pods, with who goes it and its own numbers; a run has one or more. */
+class Way {
+  readonly name: string;
+  readonly urls: readonly string[];
+  /** The run's own where there is but one way. */
+  readonly journal: Journal;
+  readonly probe: Probe;
+  readonly slots: Slot[] = [];
+
+  constructor({ name, urls, journal, probe }: Pick<Way, "name" | "urls" | "journal" | "probe">) {
+    this.name = name;
+    this.urls = urls;
+    this.journal = journal;
+    this.probe = probe;
+  }
+
+  /** How many of its slots ever had a session. */
+  get had(): number {
+    return this.slots.filter((slot) => slot.hadSession).length;
+  }
+
+  /** Whether none of its sessions ever connected, often as each has tried. */
+  get isDead(): boolean {
+    const { opened, failedDials } = this.journal;
+    return opened === 0 && sum(failedDials) >= DEAD_DIALS * this.slots.length;
+  }
+
+  result(): PathResult {
+    const { counts, messages, symptoms, failedDials, handovers } = this.journal;
+    return {
+      name: this.name,
+      urls: this.urls.map(redactUrl),
+      sessions: {
+        wanted: this.slots.length,
+        had: this.had,
+        connected: this.slots.filter((slot) => slot.isConnected).length,
+      },
+      counts: { ...counts },
+      messages,
+      symptoms,
+      ...timesOf(handovers),
+      failedDials,
+      probes: this.probe.counts,
+    };
+  }
+}
+
+/**
+ * Servers that end one session after the other at the same age: they turn us away, nothing is being shut down. With a graceful
+ * code somebody may do so on purpose, as often: that is a finding.
+ */
+class EvenLives {
+  readonly #isGraceful: (dialect: string, code: number) => boolean;
+  /** By slot: how its server ended the latest sessions, and how old they were. */
+  readonly #ends = new Map<number, { ended: string; livedMs: number[] }>();
+  /** A graceful code, but after the same age each time. */
+  #alike: { from: string; ended: string; livedMs: number } | undefined;
+
+  constructor(isGraceful: (dialect: string, code: number) => boolean) {
+    this.#isGraceful = isGraceful;
+  }
+
+  /**
+   * Why the run cannot go on, where it cannot. Where a cluster is `watched` its evidence decides, where somebody `plays` one it
+   * does of graceful ends.
+   */
+  note(handover: Handover, evidence: "watched" | "played" | "none"): string | undefined {
+    const { slot, symptom, verdict, dialect, code, reason, openedMs, endedMs, noticeMs, from, to, failedDials } =
+      handover;
+    const ended = `${code} ${printable(reason)}`.trimEnd();
+    // A wrong code is no shutdown's. A right one may be one's: then nothing may have been down, and the ages must be the same.
+    const isWrong = symptom === "TURNED_AWAY" ||
+      (symptom !== null && CLOSED.includes(symptom) && code !== null && !this.#isGraceful(dialect, code));
+    const isOdd = verdict === "graceful" && dialect !== "v1" && noticeMs === null && from === to;
+    // To be turned away at once is to be turned away; all else that fails may be a shutdown.
+    const { bounced = 0 } = isWrong ? failedDials : {};
+    if (sum(failedDials) > bounced || !(isWrong || isOdd) || code === null || openedMs === null || endedMs === null) {
+      this.#ends.delete(slot);
+      return;
+    }
+    const before = this.#ends.get(slot);
+    const livedMs = [...before?.ended === ended ? before.livedMs : [], endedMs - openedMs].slice(-TURNED_AWAY);
+    this.#ends.set(slot, { ended, livedMs });
+    const [shortest, longest] = [Math.min(...livedMs), Math.max(...livedMs)];
+    if (livedMs.length < TURNED_AWAY || longest > (isWrong ? EVEN : SAME) * shortest) return;
+    if (evidence === "watched" || (!isWrong && evidence === "played")) return;
+    if (!isWrong) {
+      this.#alike = { from, ended, livedMs: longest };
+      return;
+    }
+    const answer = answerTo(code, reason, []) ??
+      "it may want a subprotocol (--subprotocol), a header (--header), or a greeting or answer (--dialect, --say, --reply)";
+    return `${from} ends every session by itself with ${ended}, after ${duration(livedMs.at(-1)!)} each: ${answer}`;
+  }
+
+  findings(): Result["findings"] {
+    if (this.#alike === undefined) return [];
+    const { from, ended, livedMs } = this.#alike;
+    const text = `${from} ended ${TURNED_AWAY} sessions in a row with ${ended}, after ${duration(livedMs)} each, and ` +
+      "nothing was down between them: where nobody shut it down it limits the age, or wants to hear something";
+    return [{ name: "SAME_AGE", text }];
+  }
+}
+
 /** What is measured while the client runs. */
 interface Metrics {
   route: () => Promise<Answer>;
   measure: (handover: Handover) => void;
+}
+
+async function exportMetrics(journal: Journal, countConnected: () => number): Promise<Metrics> {
+  const metrics = await createMetrics("client");
+  metrics.gauge("sessions", "Connected sessions", countConnected);
+  metrics.counter("handovers_total", "Handovers by verdict and symptom", ["verdict", "symptom"], () => [
+    [{ verdict: "graceful", symptom: "" }, journal.counts.graceful],
+    ...Object.keys(REMEDIES).map((symptom): [Record<string, string>, number] => [
+      { verdict: "failed", symptom },
+      journal.symptoms[symptom as Symptom]?.count ?? 0,
+    ]),
+  ]);
+  metrics.counter("messages_total", "Messages by direction", ["direction"], () => {
+    const { sent, received } = journal.messages;
+    return byLabel("direction", { sent, received });
+  });
+  metrics.counter("messages_lost_total", "Lost messages by direction", ["direction"], () => {
+    return byLabel("direction", journal.lost);
+  });
+  const none = Object.fromEntries(
+    ["ok", "503", "401", "bounced", "other", ...Object.values(DIAL_ERRORS)].map((kind) => [kind, 0]),
+  );
+  metrics.counter("dials_total", "Dials of sessions by result", ["result"], () => {
+    return byLabel("result", { ...none, ...journal.failedDials, ok: journal.opened });
+  });
+  const reconnect = metrics.histogram("reconnect_seconds", "From a session's end to the next: forced, and in all", [
+    { kind: "forced" },
+    { kind: "total" },
+  ]);
+  const silence = metrics.histogram("silence_seconds", "From the last message of a session to the first of the next");
+  const notice = metrics.histogram("notice_seconds", "From SHUTDOWN to a session's end");
+  return {
+    route: metrics.route,
+    measure: ({ to, forcedMs, reconnectMs, silenceMs, noticeMs }) => {
+      if (to !== null) {
+        reconnect(forcedMs, { kind: "forced" });
+        reconnect(reconnectMs, { kind: "total" });
+      }
+      silence(silenceMs);
+      notice(noticeMs);
+    },
+  };
+}
+
+/** How long sessions took to be back, and how long nothing came. */
+function timesOf(handovers: readonly Handover[]): Pick<Result, "reconnect" | "silence"> {
+  return {
+    reconnect: spread(handovers.filter(({ to }) => to !== null).map(({ reconnectMs }) => reconnectMs)),
+    silence: spread(handovers.flatMap(({ silenceMs }) => silenceMs ?? [])),
+  };
 }
 
 /** The numbers of a run and its handovers: what happened, entered by those to whom it happened; it decides nothing. */
@@ -1723,6 +1751,8 @@ export class Session {
   #isAuto: boolean;
   /** It selected our subprotocol, as many do with whatever is offered: HELLO is still to say that it means it. */
   #isGuess = false;
+  /** Whether we have ended it: what still comes does not count. The server's end does, behind which a message may still be inflated. */
+  #isLeft = false;
   #upgradedAt = 0;
   readonly #offered: readonly string[];
   readonly #pingsMs: number;
@@ -1829,7 +1859,7 @@ export class Session {
   leave(): Promise<void> {
     if (this.#state === "over") return Promise.resolve();
     const gone = new Promise<void>((resolve) => this.#ws.once("close", () => resolve()));
-    if (this.#state === "dialling") this.#ws.terminate();
+    if (this.#state === "dialling") this.#cut();
     else this.#close(1000);
     return gone;
   }
@@ -1910,13 +1940,13 @@ export class Session {
   /** The first failure counts, what follows from it does not. */
   #fail(kind: string, message: string, metNobody = MET_NOBODY.includes(kind), answer?: string): void {
     this.failure ??= { kind, message, metNobody, answer };
-    if (this.#ws.readyState !== this.#ws.CLOSED) this.#ws.terminate();
+    if (this.#ws.readyState !== this.#ws.CLOSED) this.#cut();
   }
 
   // ---- What comes
 
   #onMessage(data: RawData, isBinary: boolean): void {
-    if (this.#ws.readyState !== this.#ws.OPEN) return; // we have closed it
+    if (this.#isLeft) return;
     try {
       if (!this.ledger.dialect.isFramed) this.#hear(isBinary ? binaryText(data as Buffer) : data.toString());
       else this.#accept(data as Buffer, isBinary);
@@ -1999,8 +2029,14 @@ export class Session {
   // ---- The end
 
   #close(code: number, reason = ""): void {
+    this.#isLeft = true;
     this.#ws.close(code, reason);
     this.#noteClosing();
+  }
+
+  #cut(): void {
+    this.#isLeft = true;
+    this.#ws.terminate();
   }
 
   #noteClosing(): void {
@@ -2066,7 +2102,7 @@ export class Session {
       return this.#fail("timeout", `${what} within ${duration(this.#settings.connectTimeoutMs)}`);
     }
     if (this.#closingAt === undefined) this.#owner.sessionOnSilent(this);
-    this.#ws.terminate();
+    this.#cut();
   }
 
   #onClose(code: number, reason: Uint8Array): void {
@@ -3278,13 +3314,18 @@ function subprotocol(text: string): string {
 
 /** A header as name and value; `@FILE` keeps the value out of the arguments. */
 function header(text: string): [name: string, value: string] {
-  const [, name = "", said = ""] = /^([\w!#$%&'*+.^`|~-]+): *(.*)$/.exec(text) ?? [];
-  if (name === "") throw new RangeError("must be 'Name: value'");
+  const [, name, said = ""] = /^([^:\s]+): *(.*)$/.exec(text) ?? [];
+  if (name === undefined) throw new RangeError("must be 'Name: value'");
+  return headerOf(name, said);
+}
+
+function headerOf(name: string, said: string): [name: string, value: string] {
   const value = fileOrText(said);
   try {
+    if (!/^[\w!#$%&'*+.^`|~-]+$/.test(name)) throw name;
     validateHeaderValue(name, value);
   } catch {
-    throw new RangeError(`cannot be used: ${name} has a character that no header may have`);
+    throw new RangeError(`cannot be used: ${printable(name)} has a character that no header may have`);
   }
   return [name, value];
 }
@@ -3317,11 +3358,20 @@ function dialectName(text: string): string {
 function readDialect(file: string): DialectParts {
   try {
     const parts = parseDialect(readFileSync(file, "utf8"));
-    return { ...parts, ...parts.open && { open: parts.open.map(fileOrText) } };
+    return { ...parts, ...parts.open && { open: inPart("open", () => parts.open!.map(fileOrText)) } };
   } catch (error) {
     throw new RangeError(
       `cannot be used: ${/^(must|has) /.test(`${(error as Error).message}`) ? "it " : ""}${(error as Error).message}`,
     );
+  }
+}
+
+/** What is wrong in a part of a dialect says in which. */
+function inPart<T>(part: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw new RangeError(`'${part}' ${(error as Error).message}`);
   }
 }
 
@@ -3342,7 +3392,7 @@ export function chooseDialect({ dialect: name, ...settings }: Settings): Dialect
   try {
     const parts = name.endsWith(".json") ? readDialect(name) : undefined;
     const dialect = describeDialect(name === "auto" ? "plain" : basename(name), parts, given);
-    const headers = Object.entries(dialect.headers).map(([name, value]) => header(`${name}: ${value}`));
+    const headers = inPart("headers", () => Object.entries(dialect.headers).map((header) => headerOf(...header)));
     return { ...dialect, headers: Object.fromEntries(headers) };
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
@@ -3411,9 +3461,6 @@ function serverUrl(text: string): string {
 function isStdout(file: string): boolean {
   return file.startsWith("-.");
 }
-
-/** What drill.mjs asks of a pod: the result as lines that survive a log. */
-const RECORD = "-.record";
 
 function reportFile(text: string): string {
   if (text === RECORD) return text;

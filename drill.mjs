@@ -12,7 +12,7 @@
  *
  * @module
  */
-import { execFile, execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
   accessSync,
@@ -34,7 +34,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import kleur from "kleur";
 import mri from "mri";
-import { endingOf, protocol, RecordReader, render, REPORTS, writeReport } from "./report.mjs";
+import { endingOf, protocol, RECORD, RecordReader, render, REPORTS, writeReport, writeReports } from "./report.mjs";
 
 /**
  * @typedef {import("./client.ts").Result} Result
@@ -51,6 +51,7 @@ import { endingOf, protocol, RecordReader, render, REPORTS, writeReport } from "
  */
 
 const {
+  called,
   count,
   duration,
   joinValues,
@@ -198,11 +199,12 @@ async function drill(options) {
   const settings = {
     DISRUPT: disrupt,
     SERVER_URL: url,
-    ...disrupt === "check" ? {} : { REPORT: "-.record" },
+    ...disrupt === "check" ? {} : { REPORT: RECORD },
     ...targetSettings(options, rendered.data, workload),
   };
   Object.assign(rendered.data, settings);
   await checkEndpoints(options, url);
+  checkSettings(options, rendered);
   const run = new JobRun({ options, rendered, role: "drill", asText: disrupt === "check" });
   await awaitToken(options, rendered, workload);
   const nodes = disrupt === "drain" ? await schedulableNodes(options, workload) : [];
@@ -231,17 +233,7 @@ function report({ result, exitCode, lost }, { reports, json }) {
   }
   result.settings.report = reports;
   process.exitCode = exitCode;
-  for (const file of reports) {
-    try {
-      if (file.startsWith("-.")) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
-      else writeReport(file, result);
-    } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      process.stderr.write(`${error.message}\n`);
-      result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
-      process.exitCode = 2;
-    }
-  }
+  writeReports(reports, result);
   useColour(process.stdout);
   process.stdout.write(json ? `${toJson(result)}\n` : render(result));
 }
@@ -254,6 +246,30 @@ async function checkFiles({ given, json }) {
   const flags = Object.entries(given).flatMap(([name, values]) => values.map((value) => `--${name}=${value}`));
   const child = spawn(process.execPath, [clientFile(), ...flags, ...json ? ["--json"] : []], { stdio: "inherit" });
   process.exitCode = await new Promise((resolve) => child.on("close", (code) => resolve(code ?? 2)));
+}
+
+/**
+ * The client itself says what is wrong with its settings, before its Job is made: with those that it will have in the pod,
+ * except for files that are there alone.
+ * @param {Context} options
+ * @param {Rendered} rendered
+ */
+function checkSettings({ given, known }, { data }) {
+  const env = { ...process.env };
+  const flags = [];
+  for (const [name, { env: variable }] of Object.entries(known)) {
+    const isOurs = name === "header" || !COMPUTED.includes(name);
+    const isHere = (/** @type {string} */ value) =>
+      name === "dialect"
+        ? !value.endsWith(".json") || isFile(value)
+        : !FILES.includes(name) && !/(^|: *|=)@/m.test(value);
+    const value = (isOurs && process.env[variable]) || data[variable] || "";
+    env[variable] = !CHOSEN.includes(name) && isHere(value) ? value : "";
+    if (isOurs) flags.push(...(given[name] ?? []).filter(isHere).map((value) => `--${name}=${value}`));
+  }
+  const command = [clientFile(), ...flags, "--check-settings"];
+  const { status, stderr } = spawnSync(process.execPath, command, { encoding: "utf8", env });
+  if (status !== 0) throw new UserError(stderr.trim());
 }
 
 /** A target of one's own, with neither a namespace nor an environment. @param {Context} options */
@@ -545,7 +561,7 @@ async function load(options) {
   await kubectl.reach(interrupt.signal);
   const rendered = await renderJob(options, "deploy/components/load/job");
   const url = given["url"]?.join(",") || process.env["SERVER_URL"] || rendered.connect();
-  Object.assign(rendered.data, { SERVER_URL: url, REPORT: "-.record" });
+  Object.assign(rendered.data, { SERVER_URL: url, REPORT: RECORD });
   if (own.pods !== "") {
     if (!/^[1-9]\d{0,3}$/.test(own.pods)) {
       throw new UserError(`--pods must be from 1 to 9999: current value is '${own.pods}'`);
@@ -553,6 +569,7 @@ async function load(options) {
     Object.assign(rendered.job.spec ?? {}, { completions: Number(own.pods), parallelism: Number(own.pods) });
   }
   await checkEndpoints(options, url);
+  checkSettings(options, rendered);
   const run = new JobRun({ options, rendered, role: "load", asText: false });
   const pods = await run.hold(() => run.followAll(), async () => {});
   const failed = pods.filter(({ exitCode }) => exitCode !== 0);
@@ -1321,7 +1338,7 @@ function changesOf({ namespace, image }) {
   return { ...namespace ? { namespace } : {}, ...image ? { image } : {} };
 }
 
-/** @param {Manifest[]} objects */
+/** @param {object[]} objects */
 function listOf(objects) {
   return JSON.stringify({ apiVersion: "v1", kind: "List", items: objects });
 }
@@ -1469,10 +1486,27 @@ class Kubectl {
     }
   }
 
+  /** The contexts that there are, and the one that counts. */
+  async #contexts() {
+    const { contexts, "current-context": current } = JSON.parse(await this.#run(["config", "view", "-o", "json"], {}));
+    const all = /** @type {{ name: string, context: { namespace?: string } }[]} */ (contexts ?? []);
+    return { all, chosen: all.find(({ name }) => name === (this.#context || current)) };
+  }
+
+  /** Without a context kubectl asks localhost:8080, where nobody has ever been. @param {string} stderr */
+  async #whyNowhere(stderr) {
+    const { all, chosen } = await this.#contexts();
+    if (chosen !== undefined) return new KubectlError(stderr);
+    const file = process.env["KUBECONFIG"] || "~/.kube/config";
+    if (all.length === 0) {
+      return new UserError(`There is no cluster in the kubeconfig ${file}: KUBECONFIG says which one has it`);
+    }
+    const names = all.map(({ name }) => name).join(", ");
+    return new UserError(`No cluster is chosen in the kubeconfig ${file}: --context takes ${names}`);
+  }
+
   async useContextNamespace() {
-    const text = await this.#run([...this.#flags, "config", "view", "-o", "json"], {});
-    const { contexts, "current-context": current } = JSON.parse(text);
-    const { context } = contexts?.find((/** @type {any} */ { name }) => name === (this.#context || current)) ?? {};
+    const { context } = (await this.#contexts()).chosen ?? {};
     // In a pod without a kubeconfig kubectl is where its service account is.
     const own = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
     const fallback = context === undefined && isFile(own) ? readFileSync(own, "utf8").trim() : "default";
@@ -1562,24 +1596,26 @@ class Kubectl {
       { verb: "list", group: "", resource: "pods" },
       { verb: "get", group: "", resource: "pods", subresource: "log" },
     ];
-    const allowed = await Promise.all(needs.map((need) => this.#mayI(need)));
-    const refused = needs.filter((_, index) => allowed[index] === false).map(({ verb, group, resource, ...rest }) =>
+    const allowed = await this.#mayI(needs);
+    const refused = needs.filter((_, index) => allowed[index] === "false").map(({ verb, group, resource, ...rest }) =>
       `${verb} ${resource}${"subresource" in rest ? `/${rest.subresource}` : ""}${group && `.${group}`}`
     );
     if (refused.length === 0) return;
     throw new UserError(`You may not ${refused.join(", ")} in namespace ${this.namespace}`);
   }
 
-  /** @param {{ verb: string, group: string, resource: string, subresource?: string }} need */
-  async #mayI(need) {
-    const review = {
+  /**
+   * "true" or "false" for each, all asked by one process.
+   * @param {{ verb: string, group: string, resource: string, subresource?: string }[]} needs
+   */
+  async #mayI(needs) {
+    const reviews = needs.map((need) => ({
       apiVersion: "authorization.k8s.io/v1",
       kind: "SelfSubjectAccessReview",
       spec: { resourceAttributes: { namespace: this.namespace, ...need } },
-    };
-    const path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-    const args = [...this.#flags, "create", "--raw", path, "-f", "-", REQUEST_TIMEOUT];
-    return JSON.parse(await this.#run(args, { input: JSON.stringify(review) })).status?.allowed !== false;
+    }));
+    const args = ["create", "--validate=false", "-o", 'jsonpath={.status.allowed}{"\\n"}', "-f", "-", REQUEST_TIMEOUT];
+    return (await this.#run([...this.#flags, ...args], { input: listOf(reviews) })).trim().split("\n");
   }
 
   /**
@@ -1688,6 +1724,7 @@ class Kubectl {
         this.#children.delete(child);
         signal?.removeEventListener("abort", onAbort);
         if (code === 0) resolve(stdout);
+        else if (/localhost:8080/.test(stderr)) this.#whyNowhere(stderr).then(reject, reject);
         else reject(new KubectlError(stderr));
       });
     });
@@ -1935,12 +1972,16 @@ function usage(command, known) {
     ) => [`--${name}`, "", text]),
   ];
   const commands = Object.entries(COMMANDS).map(([name, { does }]) => `  ${name.padEnd(11)} ${does}\n`);
-  const flags = Object.keys(known).filter((name) => !CHOSEN.includes(name)).map((name) => `--${name}`);
-  return `Usage: node drill.mjs [${command}] [settings]\n\n${does[0]?.toUpperCase()}${does.slice(1)}.\n` +
+  const handed = Object.keys(known).filter((name) => !CHOSEN.includes(name) && !(name in OWN));
+  const flags = handed.map((name) => `--${name}`);
+  const client = called("client", "dist/client.js");
+  return `Usage: ${called("drill", "drill.mjs")} [${command}] [settings]\n\n${does[0]?.toUpperCase()}${
+    does.slice(1)
+  }.\n` +
     "Exit 0: every handover was graceful; 1: one was not; 2: it could not run.\n\n" +
     `Commands:\n\n${commands.join("")}\nSettings:\n\n` +
     rows.map(([flag = "", fallback = "", text]) => `  ${flag.padEnd(15)} ${fallback.padEnd(8)} ${text}\n`).join("") +
-    (runsClient ? `\nHanded through to the client, see 'node dist/client.js --help':\n\n  ${flags.join(" ")}\n` : "");
+    (runsClient ? `\nHanded through to the client, see '${client} --help':\n\n  ${flags.join(" ")}\n` : "");
 }
 
 main().catch((error) => {

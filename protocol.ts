@@ -335,7 +335,7 @@ function checkGroups(part: string, source: string, groups: number, compile: (sou
   } catch (error) {
     throw new RangeError(`'${part}' ${(error as Error).message}: ${excerpt(source)}`);
   }
-  if (new RegExp(`${source}|`).exec("")!.length > groups) return pattern;
+  if (groups === 0 || new RegExp(`${source}|`).exec("")!.length - 1 === groups) return pattern;
   throw new RangeError(`'${part}' must have one group, which is what it finds: ${excerpt(source)}`);
 }
 
@@ -974,7 +974,7 @@ export const REMEDIES: Record<Symptom, readonly [meaning: string, remedy: string
   DATA_DUPLICATED: ["a message came twice", "let one place produce: stop the regular timer before the drain begins"],
   DATA_REORDERED: ["a message came after a later one", "number messages where they are sent, one after the other"],
   UPSTREAM_LOST: ["the server counted fewer of our messages than it got", "read on until the last one is in, then send CLOSE"],
-  NO_FAREWELL: ["CLOSE is missing, not the last message, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
+  NO_FAREWELL: ["CLOSE is missing or not the last message, or its counts are wrong", "send CLOSE with the final counts before the close frame"],
   NO_CLOSE_FRAME: ["CLOSE came, but no close frame", "close(1001) and wait: terminate() and destroy() skip the handshake"],
   NO_FIN: ["a close frame, then no FIN within 3 s", "after the closing handshake end the connection: the server closes TCP first (RFC 6455 7.1.1)"],
   RESET_AFTER_CLOSE: ["a close frame, then a socket error", "wait for the sockets to close before exiting"],
@@ -1638,6 +1638,9 @@ const AT_ONCE_MS = 250;
 /** Less likely than this, it is not taken for chance. */
 const UNLIKELY = 0.01;
 
+/** What an end with a close frame can be called whatever its reason: whether a FIN or a reset is behind it is chance. */
+export const CLOSED: readonly Symptom[] = ["NO_FIN", "RESET_AFTER_CLOSE", "WRONG_CLOSE_CODE"];
+
 /**
  * Whether a session was closed in order although its pod was not ending, as far as all evidence tells: then its server turned
  * it away. Where no pod is known at all nothing is told.
@@ -1645,7 +1648,7 @@ const UNLIKELY = 0.01;
 export function isOnLivingPod(cluster: Cluster, handover: Handover, pod: Pod | undefined): boolean {
   const { symptom, code, noticeMs, drainMs, endedMs } = handover;
   if (cluster.pods.size === 0 || code === null || endedMs === null) return false;
-  if (noticeMs !== null || drainMs !== null || (symptom !== null && symptom !== "WRONG_CLOSE_CODE")) return false;
+  if (noticeMs !== null || drainMs !== null || (symptom !== null && !CLOSED.includes(symptom))) return false;
   return pod === undefined || !isEnding(pod, endedMs, INSTANT_MS);
 }
 
@@ -1894,7 +1897,7 @@ const DIAGNOSES: Row[] = [
   ["CRASHED", ({ exit, deleted }) => {
     const signal = exit && CRASHES[exit.code!];
     if (signal === undefined) return undefined;
-    return `${exit!.text}, ${signal}${deleted ? ` ${duration(exit!.atMs - deleted.atMs)} after the deletion` : ""}`;
+    return `${exit!.text}, ${signal}${deleted ? ` ${sinceDeletion(deleted, exit!.atMs)}` : ""}`;
   }],
   ["LIVENESS_KILLED", (ending) => livenessKill(ending)?.text],
   ["EVICTED", (ending) => evictionOf(ending)?.text],
@@ -1951,7 +1954,7 @@ const DIAGNOSES: Row[] = [
     if (tookAllGrace(pod)) return `preStop (${pod.preStop?.text}) took all ${grace} of grace`;
     const heard = heardSigterm(pod, exit);
     return heard &&
-      `stopped serving ${duration(heard.atMs - deleted!.atMs)} after the deletion, not ended after ${grace} of grace`;
+      `stopped serving ${sinceDeletion(deleted!, heard.atMs)}, not ended after ${grace} of grace`;
   }],
   ["SIGTERM_IGNORED", ({ pod, exit }) => {
     if (exit === undefined || killedBy(pod, exit) === undefined) return undefined;
@@ -1961,7 +1964,7 @@ const DIAGNOSES: Row[] = [
   ["SIDECAR_ENDED", ({ pod, exit, other, ranOnMs, deleted, cutMs }) => {
     if (other === undefined || !pod.sidecars.includes(other.container!)) return undefined;
     const own = exit ?? ownExitsOf(pod, cutMs)[0];
-    const after = `${other.text} ${duration(Math.max(0, other.atMs - deleted!.atMs))} after the deletion`;
+    const after = `${other.text} ${sinceDeletion(deleted!, other.atMs)}`;
     if (ranOnMs > INSTANT_MS / 5) return `${after}, ${pod.container} ran on`;
     if (own?.stampMs === undefined || other.stampMs === undefined) return undefined;
     // In one second of the stamps each may have been the first.
@@ -1992,13 +1995,13 @@ const DIAGNOSES: Row[] = [
     const closed = heard !== undefined && exit.atMs - heard.atMs > 2 * INSTANT_MS
       ? ", its upgraded connections with it"
       : "";
-    return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion${closed}`;
+    return `${exit.text} ${sinceDeletion(deleted!, exit.atMs)}${closed}`;
   }],
   ["EXIT_BEFORE_FLUSH", (ending) => {
     const { noticed, exit, deleted } = ending;
     if (!noticed || exit === undefined) return undefined;
     if (exit.code === 137 || isOpen(ending, exit)) return null;
-    return `${exit.text} ${duration(exit.atMs - deleted!.atMs)} after the deletion, amid the drain`;
+    return `${exit.text} ${sinceDeletion(deleted!, exit.atMs)}, amid the drain`;
   }],
   ["CUT_AT_SIGTERM", ({ sigtermMs, cutMs, ranOnMs, company: { difference } }) => {
     const afterMs = cutMs - (sigtermMs ?? Infinity);
@@ -2016,11 +2019,13 @@ const DIAGNOSES: Row[] = [
     const isSeen = (name: string) => exitsOf(pod, openedMs).some(({ container }) => container === name);
     const mayFail = early && pod.preStop !== null && pod.preStop.kind !== "sleep";
     if (cutMs < deleted!.atMs - INSTANT_MS / 2 || mayFail || !pod.sidecars.every(isSeen)) return null;
-    return `cut ${duration(Math.max(0, cutMs - deleted!.atMs))} after the deletion; the pod ran on for ${
-      duration(ranOnMs)
-    }`;
+    return `cut ${sinceDeletion(deleted!, cutMs)}; the pod ran on for ${duration(ranOnMs)}`;
   }],
 ];
+
+/** How long after the deletion, in words; whole seconds of another clock may place a moment before it. */
+const sinceDeletion = (deleted: Moment, atMs: number): string =>
+  `${duration(Math.max(0, atMs - deleted.atMs))} after the deletion`;
 
 const middle = ([earliestMs, latestMs]: readonly [number, number]): number => (earliestMs + latestMs) / 2;
 
@@ -3500,6 +3505,10 @@ export const LOG_FORMAT = setting("LOG_FORMAT", "pretty", oneOf("pretty", "json"
 /** The program's version, from package.json. */
 export const VERSION: string = manifest.version;
 
+/** How a program is called: by its file, or, where build.mjs has put it into the package's command, by that. */
+export const called = (word: string, file: string): string =>
+  process.argv[1] === manifest.name ? `${manifest.name} ${word}` : `node ${file}`;
+
 interface Program {
   command: string;
   summary: string;
@@ -3512,12 +3521,18 @@ export function readSettings<T extends Table>(
   table: T,
   argv = process.argv.slice(2),
 ): Values<T> | undefined {
-  const switches = { ...program.switches, help: "print this and exit", version: "print the version and exit" };
+  const switches = {
+    ...program.switches,
+    "check-settings": "check the settings and exit",
+    help: "print this and exit (-h)",
+    version: "print the version and exit",
+  };
   const flags = Object.values(table).map(({ flag }) => flag);
   let unknown: string | undefined;
   const given = mri<Record<string, unknown>>(joinValues(argv, flags), {
     string: flags, // else mri turns 007 into 7
     boolean: Object.keys(switches),
+    alias: { h: "help" },
     default: Object.fromEntries([...flags, ...Object.keys(switches)].map((flag) => [flag, undefined])),
     unknown: (flag) => void (unknown = flag),
   }) ?? { _: [] };

@@ -15,6 +15,9 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
 import mri from "mri";
+import { protocol, writeReports } from "./report.mjs";
+
+const { called, redactUrl, toJson, UserError } = protocol;
 
 const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
@@ -65,6 +68,9 @@ const LEAST_READY_MS = 2000;
 const AFTER_RECONNECT_MS = 1000;
 /** So many probes must have led elsewhere before the client says that a race is over. */
 const PROBES_AFTER_RACE = 6;
+/** Every dial of so many, for so long, was refused by the server itself: it is not starting any more. */
+const REFUSED_DIALS = 3;
+const REFUSED_MS = 5000;
 /** From the last session of somebody's own server to the signal. */
 const OWN_SETTLE_MS = 1500;
 /** What is kept of a program's stdout, in characters. */
@@ -81,14 +87,12 @@ process.stdout.on("error", ({ code, message }) => {
 });
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
 
-/** A mistake of the user: one line on stderr, exit 2; none where a program has said it already. */
-class UserError extends Error {}
-
 async function main() {
   const guard = new Guard();
   const options = await readOptions(guard);
   if (options === undefined) return;
   const { own, sessions } = options;
+  await checkSettings(guard, options);
 
   // Start. One server after the other, so that a bad setting is told once.
   const deployment = new Deployment(guard, options);
@@ -108,6 +112,7 @@ async function main() {
   // for as long as sessions must live to count. Whatever ends early is judged as well.
   const steady = own.server === "" ? client.says("steady") : client.holds(own.startTimeoutMs);
   await Promise.race([steady, victim.exited, client.exited]);
+  if (client.hasExited && (await client.exited).code === 2) throw new UserError(); // it has said why
   const memory = {
     // Behind a Service one server does not have them all.
     serverBytesPerSession: service ? null : perSession(victim.residentBytes() - idleServerBytes, sessions),
@@ -127,7 +132,43 @@ async function main() {
   if (code !== 0 && code !== 1) throw new UserError("The client gave no verdict");
   await deployment.end();
 
-  await print(client, verdictOn(client.result(), endings, service, options, memory), options.json);
+  await print(client, verdictOn(client.result(), endings, service, options, memory), options);
+}
+
+/** The programs themselves say what is wrong with their settings; an older build says it once it is started. */
+async function checkSettings(guard, options) {
+  const { own } = options;
+  const servers = Array(own.servers).fill("ws://127.0.0.1/");
+  const client = clientCommand(options, servers, options.reports);
+  const commands = own.server === "" ? [client, serverCommand(options, "server-1", own.fault)] : [client];
+  await Promise.all(commands.map(async (command) => {
+    const { code, output } = await ask(guard, [...command, "--check-settings"]);
+    if (code === 2 && !output.includes("Unknown flag --check-settings")) throw new UserError(output.trimEnd());
+  }));
+}
+
+function serverCommand({ own, handedThrough }, name, fault) {
+  const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
+  const who = ["--name", name, "--fault", fault];
+  return [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
+}
+
+function clientCommand({ own, handedThrough, knowsEvidence }, addresses, reports) {
+  const urls = addresses.flatMap((url) => ["--url", url]);
+  const files = reports.flatMap((file) => [`--report=${file}`]);
+  const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", ...files];
+  // An older build knows no evidence, and names no cause.
+  if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
+  return [...commandFor("client", own.command), ...flags, ...handedThrough.client];
+}
+
+/** What a program answers to --help or the like, once it has ended. */
+async function ask(guard, command) {
+  const program = new Program(guard, undefined, command);
+  const timer = setTimeout(() => program.kill(), HELP_TIMEOUT_MS);
+  const end = await program.exited;
+  clearTimeout(timer);
+  return { ...end, output: program.output };
 }
 
 /** Where the client dials: the Service, or every instance, the victim's first, so that every session starts there. */
@@ -232,14 +273,35 @@ function costOf(result, endings, options, memory) {
   };
 }
 
-async function print(client, { result, verdict, unjudged, added, cost }, json) {
-  const { handovers } = result;
+async function print(client, { result, verdict, unjudged, added, cost }, { own, reports, json }) {
   const lastLine = verdict === result.verdict ? undefined : `${verdict}  ${unjudged}`;
+  const shown = shownSettings(own);
+  const settings = { ...shown, ...result.settings, ...shown, report: reports };
+  const findings = [...result.findings, ...added];
+  const whole = { ...result, verdict, summary: lastLine ?? result.summary, cost, findings, settings };
+  writeReports(reports, whole);
   const text = json
-    ? `${JSON.stringify({ verdict, handovers, cost, findings: [...result.findings, ...added] })}\n`
-    : renderText(client.output, cost, added, lastLine);
+    ? `${toJson(whole)}\n`
+    : renderText(client.output, whole, findings.slice(result.findings.length), lastLine);
   await new Promise((resolve) => process.stdout.write(text, resolve));
   process.exit(process.exitCode ?? (verdict === "PASS" ? 0 : 1));
+}
+
+/** Our own settings, as a report shows them beside the client's: the path stands in its URLs. */
+function shownSettings({ servers, graceMs, fault, server, startTimeoutMs, service, ...own }) {
+  const { disrupt, replace, preStopMs, propagationMs } = own;
+  return {
+    servers,
+    graceMs,
+    ...server === "" ? { fault } : { server: withoutSecrets(server), startTimeoutMs },
+    ...service ? { service, disrupt, replace, preStopMs, propagationMs } : {},
+  };
+}
+
+/** A command without the values of its environment, of flags that are named as secrets are, and of its URLs. */
+function withoutSecrets(command) {
+  const secret = /((?:^|[\s;&])[a-z_]\w*=|--?[\w-]*(?:token|secret|pass|key|auth)[\w-]*[= ])("[^"]*"|'[^']*'|\S+)/gi;
+  return redactUrl(command.replace(secret, "$1…"));
 }
 
 /** The instances of the server, the victim first: each a process with a port of its own. */
@@ -272,10 +334,7 @@ class Deployment {
   }
 
   async #startOurs(name, fault) {
-    const { own, handedThrough } = this.#options;
-    const where = ["--host", "127.0.0.1", "--port", "0", "--admin-port", "0"];
-    const who = ["--name", name, "--fault", fault];
-    const command = [...commandFor("server", own.command), ...where, ...who, ...handedThrough.server];
+    const command = serverCommand(this.#options, name, fault);
     const server = new Program(this.#guard, name, command, colours(process.stderr));
     const port = portIn(await server.says("listening"), /:(\d+)\/ws/, server);
     server.url = `ws://127.0.0.1:${port}/ws`; // thousands of dials need not ask who localhost is
@@ -501,9 +560,10 @@ class Kubelet {
     };
     // SIGTERM goes to the process, SIGKILL to all that it started.
     const kill = () => end.killedMs = instance.kill() ? killMs : null;
-    const timers = [setTimeout(kill, killMs)];
+    const timers = [];
     if (termMs === 0) signal();
     else timers.push(setTimeout(signal, termMs));
+    timers.push(setTimeout(kill, killMs));
     const exit = await instance.exited;
     timers.forEach(clearTimeout);
     return { exit, ...end };
@@ -693,8 +753,12 @@ class Program {
     this.exited.then(() => this.hasExited = true);
   }
 
-  #onLine(line) {
+  show(line) {
     note(this.name, line);
+  }
+
+  #onLine(line) {
+    this.show(line);
     if (this.#lines.push(line) > 1000) this.#lines.shift();
     for (const check of this.#waiting) check(line);
   }
@@ -785,15 +849,10 @@ class Client extends Program {
   #reportFile;
   #admin = "";
 
-  constructor(guard, { own, handedThrough, knowsEvidence }, addresses) {
+  constructor(guard, options, addresses) {
     const reportFile = join(guard.folder, "result.json");
-    const urls = addresses.flatMap((url) => ["--url", url]);
-    const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", "--report", reportFile];
-    // An older build knows no evidence, and names no cause.
-    if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
-    const command = [...commandFor("client", own.command), ...flags, ...handedThrough.client];
-    super(guard, "client", command, colours(process.stdout));
-    this.#knowsEvidence = knowsEvidence;
+    super(guard, "client", clientCommand(options, addresses, [reportFile]), colours(process.stdout));
+    this.#knowsEvidence = options.knowsEvidence;
     this.#reportFile = reportFile;
   }
 
@@ -801,6 +860,11 @@ class Client extends Program {
   async start() {
     const port = portIn(await this.says("started"), /admin port (\d+)|"adminPort":(\d+)/, this);
     this.#admin = `http://127.0.0.1:${port}`;
+  }
+
+  /** Here the URLs are not the user's, but their path is. */
+  show(line) {
+    super.show(line.replace("another path in --url", "another --path"));
   }
 
   /** One event of a watch. */
@@ -821,9 +885,29 @@ class Client extends Program {
   /** Until every session is connected, and has been for a while; where that is not in time it is ended, and says why. */
   async holds(patienceMs) {
     const late = setTimeout(() => this.terminate(), patienceMs);
-    await this.#settles();
+    await Promise.race([this.#settles(), this.#isRefused()]);
     clearTimeout(late);
     await pause(OWN_SETTLE_MS);
+  }
+
+  /** Ends it where no session ever came, and the server answers nothing but 4xx: no patience helps. */
+  async #isRefused() {
+    let [others, since, before] = [-1, 0, 0];
+    while (!this.hasExited) {
+      const report = await get(`${this.#admin}/report`);
+      const { sessions, failedDials } = report?.status === 200 ? parseResult(report.body) : {};
+      if (sessions === undefined || sessions.had > 0) return await this.exited;
+      const dials = Object.entries(failedDials);
+      const sum = (some) => some.reduce((all, [, number]) => all + number, 0);
+      const refused = sum(dials.filter(([kind]) => /^4\d\d$/.test(kind)));
+      const now = performance.now();
+      // What else there was may have been its start: from then on.
+      if (refused === 0 || sum(dials) !== refused + others) {
+        [others, since, before] = [sum(dials) - refused, now, refused];
+      }
+      if (now - since > REFUSED_MS && refused - before >= REFUSED_DIALS) this.terminate();
+      await pause(POLL_INTERVAL_MS);
+    }
   }
 
   /**
@@ -939,6 +1023,7 @@ async function readOptions(guard) {
   const given = mri(process.argv.slice(2), {
     string: names.filter((name) => !boolean.includes(name)),
     boolean,
+    alias: { h: "help" },
     default: Object.fromEntries(names.map((name) => [name, undefined])),
     unknown: (flag) => unknown = flag,
   });
@@ -949,10 +1034,13 @@ async function readOptions(guard) {
   if (empty !== undefined) throw new UserError(`--${empty} needs a value: see --help`);
   const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
-  const reports = (process.env.REPORT || "").split(",").filter((file) => file !== "");
-  const handedThrough = { server: [], client: reports.map((file) => `--report=${file}`) };
+  const reports = [given.report ?? (process.env.REPORT || "").split(",").filter((file) => file !== "")].flat();
+  if (given.json && reports.some((file) => file.startsWith("-."))) {
+    throw new UserError("--json has stdout for itself: --report to a file");
+  }
+  const handedThrough = { server: [], client: [] };
   for (const [name, values] of Object.entries(given)) {
-    if (name === "_" || name === "json" || name === "help" || name in OWN || values === undefined) continue;
+    if (["_", "json", "help", "report"].includes(name) || name in OWN || values === undefined) continue;
     if (CHOSEN.includes(name)) throw new UserError(`--${name} is chosen by the rehearsal`);
     for (const role of ["server", "client"]) {
       if (name in known[role]) handedThrough[role].push(...[values].flat().map((value) => `--${name}=${value}`));
@@ -963,6 +1051,7 @@ async function readOptions(guard) {
   return {
     own,
     handedThrough,
+    reports,
     sessions: Number(value("client", "sessions")),
     knowsEvidence: Object.hasOwn(client, "evidence"),
     remainingIntervalMs: serverMs("remaining-interval"),
@@ -1055,16 +1144,13 @@ function durationMs(text, unitOfBare) {
 /** What a program's --help says of its settings: `{ interval: { env, fallback }, … }`. */
 async function settingsOf(guard, role, command) {
   const asked = [...commandFor(role, command), "--help"];
-  const program = new Program(guard, undefined, asked);
-  const timer = setTimeout(() => program.kill(), HELP_TIMEOUT_MS);
-  const { code, signal, error } = await program.exited;
-  clearTimeout(timer);
-  const rows = program.output.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
+  const { code, signal, error, output } = await ask(guard, asked);
+  const rows = output.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
   const settings = Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
   const missing = NEEDED[role].filter((name) => !Object.hasOwn(settings, name));
   if (missing.length === 0 && code === 0) return settings;
 
-  const why = error?.message ?? /^\w*Error: .*/m.exec(program.output)?.[0] ??
+  const why = error?.message ?? /^\w*Error: .*/m.exec(output)?.[0] ??
     (signal === "SIGKILL"
       ? `it was still running after ${HELP_TIMEOUT_MS / 1000} s`
       : missing.length > 0
@@ -1085,10 +1171,11 @@ function commandFor(role, command) {
 // ---- Text
 
 /** The client's report with what the rehearsal adds before the verdict, which is the client's unless `lastLine` is given. */
-function renderText(output, cost, findings, lastLine) {
+function renderText(output, { cost, messages }, findings, lastLine) {
   const [verdict, ...body] = output.trimEnd().split("\n").reverse();
   const ms = (value) => value === null ? "n/a" : `${Math.round(value)} ms`;
   const kb = (bytes) => `${(bytes / 1024).toFixed(1)} KB`;
+  const checked = messages.lost === null ? ", not numbered" : " verified";
   const { serverBytesPerSession: server, clientBytesPerSession: client } = cost;
   const memory = server === null || client === null
     ? `n/a (it takes ${SESSIONS_TO_MEASURE_MEMORY} sessions, and a server that is still there)`
@@ -1096,7 +1183,7 @@ function renderText(output, cost, findings, lastLine) {
   return [
     ...body.reverse(),
     ...findings.flatMap(({ name, text }) => [`${name}  ${text}`, ""]),
-    `Cost         ${cost.sessions} session${cost.sessions === 1 ? "" : "s"}, ${cost.messages} messages verified`,
+    `Cost         ${cost.sessions} session${cost.sessions === 1 ? "" : "s"}, ${cost.messages} messages${checked}`,
     `  exit       ${ms(cost.exitMs)} from SIGTERM = ${ms(cost.scriptedMs)} scripted + ${ms(cost.overheadMs)} overhead`,
     `  reconnect  p50 ${ms(cost.reconnectP50Ms)}, p99 ${ms(cost.reconnectP99Ms)}`,
     `  memory     ${memory}`,
@@ -1108,11 +1195,16 @@ function renderText(output, cost, findings, lastLine) {
 
 function usage(known) {
   const own = Object.entries(OWN).map(([name, [env, fallback, meaning]]) => [`--${name}`, env, fallback, meaning]);
-  const rows = [...own, ["--json", "", "", "print { verdict, handovers, cost, findings } on stdout"]];
+  const rows = [
+    ...own,
+    ["--json", "", "", "print the result as one JSON object on stdout"],
+    ["--help", "", "", "print this and exit (-h)"],
+  ];
   const flags = [...new Set([...Object.keys(known.server), ...Object.keys(known.client)])].filter((name) =>
     !(name in OWN) && !CHOSEN.includes(name)
   );
-  return "Usage: node rehearse.mjs [settings]\n\nPlays a pod deletion on this machine and judges it.\n\n" +
+  return `Usage: ${called("rehearse", "rehearse.mjs")} [settings]\n\n` +
+    "Plays a pod deletion on this machine and judges it.\n\n" +
     rows.map(([flag, env, fallback, meaning]) =>
       `  ${flag.padEnd(15)} ${env.padEnd(13)} ${fallback.padEnd(19)} ${meaning}\n`
     ).join("") +

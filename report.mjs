@@ -56,7 +56,7 @@ export const protocol = typeof REPORT_PAGE === "string"
   : await import(new URL("dist/protocol.js", import.meta.url).href).catch(explainMissingBuild);
 // deno-fmt-ignore
 const {
-  CAUSES, count, duration, expectedRules, grouped, movesOf, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
+  called, CAUSES, count, duration, expectedRules, grouped, movesOf, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
   UserError, VERSION, when,
 } = protocol;
 
@@ -100,6 +100,31 @@ export const endingOf = (file) => file.slice(file.lastIndexOf(".") + 1);
 export function writeReport(file, result) {
   kleur.enabled = false; // files have no colour
   writeWhole(file, /** @type {(result: Result) => string} */ (REPORTS[endingOf(file)])(result));
+}
+
+/** What drill.mjs asks of a pod: the result as lines that survive a log. */
+export const RECORD = "-.record";
+
+/**
+ * Writes what --report asks for: `-.md` and the like to stdout. A failure stands in the result, above the verdict, and
+ * makes it exit 2.
+ * @param {readonly string[]} files
+ * @param {Result} result
+ */
+export function writeReports(files, result) {
+  kleur.enabled = false; // reports have no colour
+  for (const file of files) {
+    try {
+      if (file === RECORD) process.stdout.write(renderRecord(result));
+      else if (file.startsWith("-.")) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
+      else writeReport(file, result);
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      process.stderr.write(`${error.message}\n`);
+      result.findings.push({ name: "REPORT_NOT_WRITTEN", text: error.message });
+      process.exitCode = 2;
+    }
+  }
 }
 
 /** Characters of a record's line: below the 16 KiB from which container runtimes break lines. */
@@ -532,9 +557,14 @@ function renderSymptom(name, { count: all, causes, suspects }, remedies) {
  */
 function remediesIn(handover) {
   const { notice, farewell } = wordsOf(handover);
+  if (farewell === "CLOSE") return REMEDIES;
+  // Only ours counts.
+  const counts = /, or its counts are wrong| with the final counts/;
   /** @type {<T>(text: T) => T | string} */
   const worded = (text) =>
-    typeof text === "string" ? text.replaceAll("SHUTDOWN", notice).replaceAll("CLOSE", farewell) : text;
+    typeof text === "string"
+      ? text.replaceAll("SHUTDOWN", notice).replaceAll("CLOSE", farewell).replace(counts, "")
+      : text;
   return Object.fromEntries(
     Object.entries(REMEDIES).map(([name, [meaning, remedy]]) => {
       return [name, [/** @type {string} */ (worded(meaning)), worded(remedy)]];
@@ -1508,7 +1538,7 @@ const signed = (ms) => `${ms < 0 ? "-" : "+"}${duration(Math.abs(ms))}`;
 
 // ---- The command
 
-const USAGE = `Usage: node report.mjs RESULT.json [AFTER.json] [settings]
+const USAGE = `Usage: ${called("report", "report.mjs")} RESULT.json [AFTER.json] [settings]
 
 Shows a result that --json or --report has written; with two results it compares them.
 Exit 0: shown, or the second is not worse; 1: it is worse by more than the tolerance; 2: it could not run.
@@ -1517,7 +1547,7 @@ Exit 0: shown, or the second is not worse; 1: it is worse by more than the toler
   endingsOf(REPORTS)
 } instead of stdout; repeatable; .xml (JUnit) of one result only
   --tolerance PERCENT  how much worse the second may be, default 10; durations may differ by ${NOISE_MS}ms in any case
-  --help               print this and exit
+  -h, --help           print this and exit
   --version            print the version and exit
 `;
 
@@ -1553,7 +1583,7 @@ function readOptions() {
   /** @type {string | undefined} */
   let unknown;
   const given = mri(process.argv.slice(2), {
-    alias: { o: "output" },
+    alias: { h: "help", o: "output" },
     string: ["output", "tolerance"],
     boolean: ["help", "version"],
     default: { output: undefined, tolerance: undefined, help: undefined, version: undefined },

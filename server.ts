@@ -26,7 +26,7 @@ import type { Duplex } from "node:stream";
 import { type RawData, type ServerOptions, type WebSocket, WebSocketServer } from "ws";
 // deno-fmt-ignore
 import {
-  byLabel, checkCertificates, checkPair, closeCode, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
+  byLabel, called, checkCertificates, checkPair, closeCode, closeReason, count, createAdmin, createLog, createMetrics, decode, duration, encode,
   followFiles, type Frame, grouped, integer, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES,
   MAX_PAYLOAD_BYTES, milliseconds, oneOf, parseToken, PATIENCE, PORT, PROBE_HEADER, readSettings, run, setting, settingList,
   SUBPROTOCOL, timestamp, UserError, type Values,
@@ -153,7 +153,7 @@ export type Settings = Values<typeof SETTINGS>;
 async function main(): Promise<void> {
   const settings = readSettings(
     {
-      command: "node dist/server.js",
+      command: called("server", "dist/server.js"),
       summary: "Streams messages to WebSocket clients on /ws; on SIGTERM tells them, sends what remains, closes.",
       switches: {},
     },
@@ -172,6 +172,7 @@ async function main(): Promise<void> {
     throw new UserError("--tls-cert and --tls-key go together");
   }
   if (settings.tlsClientCa !== "" && settings.tlsCert === "") throw new UserError("--tls-client-ca needs --tls-cert");
+  if (settings.switches.has("check-settings")) return;
   const server = new Server({ ...settings, name: settings.name || hostname() });
   const onSignal = async (signal: NodeJS.Signals) => {
     await server.onSignal(signal);

@@ -1,8 +1,11 @@
 /** The client's parts, each alone: with a real socket where it has one, and nothing else. */
 import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { connect as connectTcp } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import type { WebSocketServer } from "ws";
 import {
@@ -87,6 +90,22 @@ function startSession(t: TestContext, url: string, owner: SessionOwner, changes 
     await session.leave();
   });
   return session;
+}
+
+for (
+  const [parts, complaint] of [
+    [{ headers: { "Bad Name": "x" } }, "'headers' cannot be used: Bad Name has a character that no header may have"],
+    [{ headers: { "X-Pod": "a\nb" } }, "'headers' cannot be used: X-Pod has a character that no header may have"],
+    [{ sequence: "(\\d+) (\\d+)" }, `'sequence' must have one group, which is what it finds: "(\\\\d+) (\\\\d+)"`],
+  ] as const
+) {
+  test(`of a dialect's file with ${JSON.stringify(parts)} file, part and rule are named`, (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "dialect-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const dialect = join(folder, "my.json");
+    writeFileSync(dialect, JSON.stringify(parts));
+    assert.throws(() => chooseDialect(settingsWith({ dialect })), { message: `--dialect ${dialect}: ${complaint}` });
+  });
 }
 
 test("a Session tells its owner of HELLO, DATA, SHUTDOWN and its end, and answers SHUTDOWN with ACK", async (t) => {
@@ -375,7 +394,8 @@ function startWatch(t: TestContext, untilMs: number, isRouted = true) {
   const victim = lines.find(({ command }) => command !== undefined)?.pod;
   const meet = (kind: string | undefined, server = url, agoMs = 0) => {
     const ledger = Object.assign(new Ledger(url, "v1", 1000), { server });
-    if (kind === undefined) Object.assign(ledger, { instance: "a", openedAt: performance.now() });
+    // A ms later than what was just told: moments are rounded to tenths of one.
+    if (kind === undefined) Object.assign(ledger, { instance: "a", openedAt: performance.now() + 1 });
     const metNobody = ["refused", "reset", "timeout", "502", "503", "bounced"].includes(kind ?? "");
     const failure = kind === undefined ? undefined : { kind, message: "", metNobody };
     watch.noteMeeting({ ledger, dialledAt: performance.now() - agoMs } as Session, failure);

@@ -193,6 +193,9 @@ const TURNED_AWAY: [title: string, changes: Partial<Handover>, moments: Moment[]
   ["closed, and nothing has happened to its pod", { symptom: null }, [], true],
   ["closed, and its pod is not known", { symptom: null }, null, true],
   ["closed with another code", { symptom: "WRONG_CLOSE_CODE" }, [], true],
+  ["closed, with a reset behind it", { symptom: "RESET_AFTER_CLOSE" }, [], true],
+  ["closed, with nothing behind it", { symptom: "NO_FIN" }, [], true],
+  ["turned away, as its code has said", { symptom: "TURNED_AWAY" }, [], false],
   ["closed, and judged for something else", { symptom: "DATA_LOST" }, [], false],
   ["cut", { code: null }, [], false],
   ["closed after a notice", { symptom: null, noticeMs: 100 }, [], false],
@@ -368,6 +371,7 @@ const CAUSES: Case[] = [
   ["longer before its hook failed", [deleted(0), told("prestop-failed", 2101), exited(7000, 0)], cutAt(1000), "INTERMEDIARY_CUT", { spec: sleeping(5) }],
   ["after a hook had failed of which nothing is known", [deleted(0), told("prestop-failed", 500), exited(7000, 0)], cutAt(4000), "INTERMEDIARY_CUT"],
   // At SIGTERM and after it.
+  ["as its process, whose stamp seems to be before the deletion", [deleted(1000), exited(960, 0)], cutAt(1000), "EXITED_AT_SIGTERM: exit 0 0ms after the deletion"],
   ["2 s after its pod stopped serving", [deleted(0), told("not-serving", 100), exited(2100, 0)], cutAt(2100), "EXITED_AT_SIGTERM: exit 0 2.10s after the deletion"],
   ["longer after its pod stopped serving", [deleted(0), told("not-serving", 100), exited(2101, 0)], cutAt(2101), "EXITED_AT_SIGTERM: exit 0 2.10s after the deletion, its upgraded connections with it"],
   ["that fell silent before SIGTERM", [deleted(0), exited(5100, 0)], cutAt(1000, silent), "EXITED_AT_SIGTERM", { spec: sleeping(5) }],

@@ -183,14 +183,23 @@ const SERVERS: Record<string, Peer> = {
   },
 };
 
-/** A port that was free a moment ago. */
+/**
+ * A port that was free a moment ago, and that no connection takes by itself: systems give those from 32,768 on (Linux) or
+ * 49,152 on (RFC 6335 section 6).
+ */
 async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
+  const server = createServer();
+  for (;;) {
+    try {
+      const port = 20_000 + Math.floor(Math.random() * 12_000);
+      await once(server.listen(port, "127.0.0.1"), "listening");
+      server.close();
+      await once(server, "close");
+      return port;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw error;
+    }
+  }
 }
 
 /** Starts a server, and resolves when its port accepts. */

@@ -48,6 +48,17 @@ test("the settings of the rehearsal are those of its --help", async (t) => {
   }
 });
 
+for (const command of ["drill.mjs", "drill.mjs load", "rehearse.mjs"]) {
+  test(`${command} --help lists no flag twice`, async (t) => {
+    const { stdout } = await run(t, [process.execPath, ...command.split(" "), "--help"]);
+    const handed = stdout.slice(stdout.indexOf("\nHanded through")).match(/(?<= )--[\w-]+(?= |$)/gm)!;
+    const flags = [...stdout.matchAll(/^ {2}(--[\w-]+) +(?!--)/gm)].map(([, flag]) => flag!).concat(handed);
+    assert.ok(handed.length > 20);
+    const twice = flags.filter((flag, index) => flags.indexOf(flag) < index);
+    assert.deepEqual(twice, []);
+  });
+}
+
 test("docs/verdict.md explains every symptom and every cause in the program's words", () => {
   const symptoms = Object.entries(REMEDIES).map(([name, [meaning, remedy]]) => [
     name,
@@ -139,6 +150,21 @@ test("the image's build gets every file that its Dockerfile copies, and those ar
   for (const file of ["*.mjs", "report.html", "*.ts", "package.json"]) {
     assert.ok(copied.includes(file), file);
   }
+});
+
+test("the drills that README and docs/kubernetes.md show have the grace and the preStop of deploy/", () => {
+  const deployed = readFileSync("deploy/server-deployment.yaml", "utf8");
+  const number = (pattern: RegExp) => Number(pattern.exec(deployed)![1]);
+  const [grace, preStop] = [number(/^ +terminationGracePeriodSeconds: (\d+)/m), number(/sleep:\n +seconds: (\d+)/)];
+  // What is before it in README is a rehearsal.
+  const shown = docs.slice(docs.indexOf("\n## On a cluster\n"), docs.indexOf("\n## What the verdict means\n")) +
+    readFileSync("docs/kubernetes.md", "utf8");
+  const all = (pattern: RegExp) => [...shown.matchAll(pattern)].map(([, seconds]) => Number(seconds));
+  const graces = [...all(/deleted, (\d+)s of grace/g), ...all(/preStop left \S+ of (\d+)s/g)];
+  assert.ok(graces.length >= 5);
+  assert.deepEqual([...new Set(graces)], [grace]);
+  assert.deepEqual(new Set(all(/\+(\d+)\.00s {2}SIGTERM at the earliest/g)), new Set([preStop]));
+  assert.deepEqual(new Set(all(/preStop left ([\d.]+)s of/g)), new Set([grace - preStop]));
 });
 
 test("README is short, and no link of any page is dead", () => {

@@ -48,6 +48,7 @@ const KINDS = [
   ["apis/rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding"],
   ["apis/rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole"],
   ["apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding"],
+  ["apis/authorization.k8s.io/v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview"],
   ["apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice"],
   ["apis/argoproj.io/v1alpha1", "rollouts", "Rollout"],
 ] as const;
@@ -348,7 +349,7 @@ async function startKubernetes(
     const resources: object[] = kinds.map(([, name, kind]) => ({
       name,
       singularName: kind.toLowerCase(),
-      namespaced: kind !== "Namespace" && kind !== "Node" && !kind.startsWith("Cluster"),
+      namespaced: kind !== "Namespace" && kind !== "Node" && !/^(Cluster|SelfSubject)/.test(kind),
       kind,
       verbs,
     }));
@@ -569,7 +570,18 @@ const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof star
     /cannot get resource "deployments" in API group "" in the namespace "rec"$/,
   ],
   ["a context that does not exist", ["--context=nowhere"], {}, /^context "nowhere" does not exist$/],
-  ["no cluster", [], { env: { KUBECONFIG: "/dev/null" } }, /^The connection to the server localhost:8080 was refused/],
+  [
+    "no cluster",
+    [],
+    { env: { KUBECONFIG: "/dev/null" } },
+    /^There is no cluster in the kubeconfig \/dev\/null: KUBECONFIG says which one has it$/,
+  ],
+  [
+    "no cluster chosen",
+    [],
+    { env: { KUBECONFIG: "test/fixtures/kubeconfig.json" } },
+    /^No cluster is chosen in the kubeconfig \S+: --context takes kind-shop, staging$/,
+  ],
   ["no kubectl", ["--kubectl=/nowhere/kubectl"], {}, /^Cannot run \/nowhere\/kubectl: /],
   [
     "a namespace that does not exist",
@@ -644,7 +656,20 @@ const FAILURES: [what: string, flags: string[], scenario: Parameters<typeof star
     {},
     /^--report must end in \.json, \.html, \.xml or \.md: current value is 'x\.pdf'$/,
   ],
-  ["a setting that the client refuses", ["--connect-timeout=nonsense"], {}, /connect-timeout must be/],
+  ["a setting that the client refuses", ["--connect-timeout=nonsense"], {}, /^--connect-timeout must be/],
+  [
+    "one of the environment that it refuses",
+    [],
+    { env: { CONNECT_TIMEOUT_MS: "soon" } },
+    /^CONNECT_TIMEOUT_MS must be/,
+  ],
+  ["a dialect that does not exist", ["--dialect=nonsense"], {}, /^--dialect must be /],
+  [
+    "a dialect's file that has mistakes",
+    ["--dialect=package.json"],
+    {},
+    /^--dialect cannot be used: it has an unknown part/,
+  ],
 ];
 
 /** Moments at which somebody presses Ctrl-C: by what was asked of the API, or what the pod has said. */
@@ -800,6 +825,9 @@ describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
       assert.equal(said.length, 1, lines.join("\n"));
       assert.match(said[0]!, line);
       assert.deepEqual([kubernetes.left(), cluster.playing()], [[], false]);
+      if (/^a (setting|dialect)|refuses$/.test(what)) {
+        assert.ok(!kubernetes.asked.some((one) => /^PATCH/.test(one)), what);
+      }
       assert.ok(performance.now() - begun < 60_000);
     });
   }

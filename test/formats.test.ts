@@ -435,3 +435,26 @@ test("text and Markdown say of what has no numbers that it is not numbered, and 
   assert.match(renderMarkdown(open), /, not numbered\. /);
   assert.match(renderMarkdown(open), /`open when the run ended`/);
 });
+
+for (
+  const [dialect, meaning, fix] of [
+    [
+      "v1",
+      "CLOSE is missing or not the last message, or its counts are wrong",
+      "send CLOSE with the final counts before the close frame",
+    ],
+    ["plain", "farewell is missing or not the last message", "send farewell before the close frame"],
+  ] as const
+) {
+  test(`every format words a missing farewell as the dialect ${dialect} has it`, async (t) => {
+    const result = await resultOf(t, "skip-farewell", `--dialect=${dialect}`, "--expect=farewell");
+    assert.deepEqual(Object.keys(result.symptoms), ["NO_FAREWELL"]);
+    const text = render(result);
+    assert.match(text, new RegExp(`^NO_FAREWELL {2}${meaning}$`, "m"));
+    assert.match(text, new RegExp(`^ {2}Fix: ${fix}$`, "m"));
+    for (const report of [renderMarkdown(result), renderJunit(result), pageData(result)]) {
+      assert.ok(report.includes(meaning) && report.includes(fix), report);
+      assert.equal(report.includes("counts are wrong"), dialect === "v1");
+    }
+  });
+}

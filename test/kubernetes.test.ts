@@ -140,6 +140,8 @@ const CASES: [recorded: string, sight: Sight, title: string, symptom: Symptom | 
   ["crashed, then deleted", cut(5), "cut at the crash", "CUT_WITHOUT_NOTICE", "CRASHED: exit 137 (Error) without a deletion, restart 1"],
   ["with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH (sleep 2)'],
   ["with a preStop hook that fails", drainCut(250, 300), "cut amid the drain", "CUT_DURING_DRAIN", 'PRESTOP_FAILED: FailedPreStopHook: PreStopHook failed: exec: "sleep": not found in $PATH (sleep 2)'],
+  // Who exits at SIGTERM would have done so after the hook as well.
+  ["with a preStop hook that fails, and the exit with it", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM: exit 3 (Error) 252ms after the deletion"],
   ["forced, with a preStop hook that fails", cut(300), "cut without a notice", "CUT_WITHOUT_NOTICE", "FORCE_DELETED: deleted with a grace of 0"],
   ["with a sidecar that exits first", drainCut(2140, 2200), "cut amid the drain", "CUT_DURING_DRAIN", "EXIT_BEFORE_FLUSH: exit 0 (Completed) 2.11s after the deletion, amid the drain"],
   ["with a sidecar that crashes", cut(5), "cut without a notice", "CUT_WITHOUT_NOTICE", "CRASHED: sidecar: exit 137 (Error) without a deletion"],
@@ -277,6 +279,11 @@ const VARIANTS: Record<string, () => Recorded[]> = {
     return [pods!, ...recording("crash-sigkill").slice(1), { ...deleted, t: 2400 }];
   },
   "with a preStop hook that fails": () => withFailedHook("delete-exit-3"),
+  "with a preStop hook that fails, and the exit with it": () =>
+    withFailedHook("delete-exit-3").map((line): Recorded => {
+      const { t, ...early } = JSON.parse(JSON.stringify(line).replaceAll("18:53:42Z", "18:53:40Z"));
+      return { ...early, t: t === 2271 ? 371 : t };
+    }).toSorted((one, other) => (one.t ?? -1) - (other.t ?? -1)),
   "forced, with a preStop hook that fails": () => withFailedHook("force-delete"),
   "delete-sigterm-ignored without the exit": () => unseen("delete-sigterm-ignored"),
   "delete-less-grace without the exit": () => unseen("delete-less-grace"),
@@ -1674,14 +1681,16 @@ function assertBetween(value: number | null | undefined, least: number, most: nu
   assert.ok(value != null && value >= least && value <= most, `${what} is ${value}, not in ${least}-${most}`);
 }
 
-/** Matches a text, and the seconds in it that the pattern's groups catch are within bounds. */
+/** Matches a text, and the numbers in it that its groups catch are within bounds: in ms where a group has the unit. */
 function assertText(
   text: string | null | undefined,
   pattern: RegExp,
   ...bounds: [least: number, most: number][]
 ): void {
   assert.match(text ?? "", pattern);
-  const numbers = pattern.exec(text!)!.slice(1).map(Number);
+  const numbers = pattern.exec(text!)!.slice(1).map((found) =>
+    Number(found.replace(/m?s$/, "")) * (/\ds$/.test(found) ? 1000 : 1)
+  );
   numbers.forEach((number, index) => assertBetween(number, ...bounds[index]!, `number ${index + 1} of '${text}'`));
 }
 
@@ -1727,7 +1736,6 @@ const DRILLS: [disrupt: string, recorded: string, fault: string, expected: Expec
   ["delete", "delete-graceful", "exit-mid-drain", { symptom: "CUT_DURING_DRAIN", cause: "EXIT_BEFORE_FLUSH", evidence: [/^exit 0 \(Completed\) ([\d.]+)s after the deletion, amid the drain$/, EXITED_AT] }],
   ["delete", "delete-sigterm-ignored", "slow-drain", { symptom: "CUT_DURING_DRAIN", cause: "SIGKILL_AT_GRACE", evidence: [/^drain needs \d+m00s, preStop left ([\d.]+)s of 8s$/, [4, 7]] }],
   ["force", "force-delete", "ignore-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "FORCE_DELETED", evidence: [/^deleted with a grace of 0$/] }],
-  ["delete", "with a preStop hook that fails", "exit-at-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "PRESTOP_FAILED", evidence: [/^FailedPreStopHook: PreStopHook failed: exec: "sleep"/] }],
   ["delete", "delete-graceful", "skip-notice", { symptom: "NO_NOTICE" }],
 ];
 
@@ -1808,6 +1816,26 @@ const RIGHTS: [right: string, disrupt: string, writes: string[]][] = [
 const skip = certificate() === null && "openssl makes the API server's certificate, and there is none here";
 
 describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
+  // The longest first: two minutes, in which the others run.
+  it("(drain) ends where a budget keeps a pod because no other node takes what replaces the first, and names it", async (t) => {
+    const victim = recordedVictim("evict");
+    const [kept] = recording("evict")[0]!.list!.items.map(({ metadata }) => metadata.name)
+      .filter((name) => name.startsWith("server-") && name !== victim);
+    const lines = edited("evict", ({ metadata: { name }, spec, status }) => {
+      if (!name.startsWith("server-") || name === victim || name === kept || status === undefined) return;
+      delete spec!.nodeName;
+      status.conditions = [{ type: "PodScheduled", status: "False", reason: "Unschedulable" }];
+    });
+    const cluster = await startCluster(t, lines, {
+      answer: ({ path }) => path.endsWith(`/${kept}/eviction`) ? refuse(429, "the pod's disruption budget") : undefined,
+    });
+    const client = startDrill(t, cluster, "drain", "--timeout=0");
+    const { code, failure, counts } = await endOf(client);
+    const why = `the budget kept ${kept} on the node: no other node takes the pods that are to replace the others`;
+    assert.deepEqual([code, failure], [1, why], client.lines.join("\n"));
+    assert.deepEqual([counts.graceful, counts.failed, isCordoned(cluster)], [1, 0, false]);
+  });
+
   const folder = mkdtempSync("dist/app-");
   after(() => rmSync(folder, { recursive: true }));
   const plainApp = join(folder, "app.cjs");
@@ -1874,7 +1902,6 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       new RegExp(`^${cluster.victim}$`),
       /^ +-[\d.]+m?s {2}delete$/,
       /^ +\+0ms {2}deleted, 8s of grace$/,
-      /^ +\+[\d.]+m?s {2}endpoint terminating, still serving$/,
       /^ +\+[\d.]+s {2}SHUTDOWN: 1 session$/,
       /^ +\+[\d.]+s {2}CLOSE: 1 session$/,
       /^ +\+[\d.]+s {2}ended: 1 session$/,
@@ -1887,8 +1914,9 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     );
     assert.deepEqual(times, [...times].sort((a, b) => a - b));
     assert.ok(times.length >= 9, `${times}`);
-    // From when on the deletion was read: on a busy machine the news of the exit may seem to come before.
+    // From when on the deletion was read: on a busy machine other news may seem to come before, or the news of the exit.
     const text = lines.join("\n");
+    assert.match(text, /^ +[+-][\d.]+m?s {2}endpoint terminating, still serving$/m);
     assert.match(text, /^ +\+2\.00s {2}SIGTERM at the earliest: preStop\.sleep is over$/m);
     assert.match(text, /^ +\+[\d.]+s {2}exit 0 \(Completed\)$/m);
   });
@@ -2457,25 +2485,6 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     );
   });
 
-  it("(drain) ends where a budget keeps a pod because no other node takes what replaces the first, and names it", async (t) => {
-    const victim = recordedVictim("evict");
-    const [kept] = recording("evict")[0]!.list!.items.map(({ metadata }) => metadata.name)
-      .filter((name) => name.startsWith("server-") && name !== victim);
-    const lines = edited("evict", ({ metadata: { name }, spec, status }) => {
-      if (!name.startsWith("server-") || name === victim || name === kept || status === undefined) return;
-      delete spec!.nodeName;
-      status.conditions = [{ type: "PodScheduled", status: "False", reason: "Unschedulable" }];
-    });
-    const cluster = await startCluster(t, lines, {
-      answer: ({ path }) => path.endsWith(`/${kept}/eviction`) ? refuse(429, "the pod's disruption budget") : undefined,
-    });
-    const client = startDrill(t, cluster, "drain", "--timeout=0");
-    const { code, failure, counts } = await endOf(client);
-    const why = `the budget kept ${kept} on the node: no other node takes the pods that are to replace the others`;
-    assert.deepEqual([code, failure], [1, why], client.lines.join("\n"));
-    assert.deepEqual([counts.graceful, counts.failed, isCordoned(cluster)], [1, 0, false]);
-  });
-
   // ---- The check before a drill, and the check alone
 
   const mended = (cluster: Started) => {
@@ -2673,7 +2682,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     cluster.cut();
     const { code, symptoms, handover } = await endOf(client);
     assert.deepEqual([code, Object.keys(symptoms), handover.cause], [1, ["CUT_WITHOUT_NOTICE"], "INTERMEDIARY_CUT"]);
-    assertText(handover.evidence, /^cut ([\d.]+)ms after the deletion; the pod ran on for [\d.]+m?s$/, [0, 999]);
+    assertText(handover.evidence, /^cut ([\d.]+m?s) after the deletion; the pod ran on for [\d.]+m?s$/, [0, 2000]);
   });
 
   it("(delete) waits for the end of a pod that has crashed before, and finds that it hung", async (t) => {
@@ -2755,7 +2764,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       "SAME_SERVER",
       "ENDPOINT_RACE",
     ], [null, null]]]);
-    assertText(handovers[0]!.evidence, /^last dial that reached the ending pod at \+(\d+)ms$/, [0, 999]);
+    assertText(handovers[0]!.evidence, /^last dial that reached the ending pod at \+([\d.]+m?s)$/, [0, 2000]);
   });
 
   it("(delete) finds in a probe that preStop covers the endpoint race", async (t) => {

@@ -12,6 +12,8 @@ import { connect, start } from "./helper.ts";
 const COMMANDS = ["rehearse", "drill", "report", "server", "client"];
 const NAME = "k8s-graceful-shutdown-test";
 
+type Run = { code: number | null; stdout: string; stderr: string };
+
 const kubectl = spawnSync("kubectl", ["version", "--client"]).status === 0;
 
 describe("the package", () => {
@@ -80,7 +82,7 @@ describe("the package", () => {
     },
   );
 
-  for (const flags of [[], ["--help"]]) {
+  for (const flags of [[], ["--help"], ["-h"]]) {
     it(`lists its commands in one screen, given ${flags[0] ?? "nothing"}`, async (t) => {
       const { code, stdout, stderr } = await run(t, ...flags);
       assert.deepEqual({ code, stderr }, { code: 0, stderr: "" });
@@ -103,9 +105,13 @@ describe("the package", () => {
 
   for (const name of COMMANDS) {
     it(`has the help of ${name}, and says in one line what it does not know`, async (t) => {
-      const [help, mistake] = await Promise.all([run(t, name, "--help"), run(t, name, "--nonsense")]);
+      const [help, short, mistake] = await Promise.all(
+        ["--help", "-h", "--nonsense"].map((flag) => run(t, name, flag)),
+      ) as [Run, Run, Run];
       assert.deepEqual({ code: help.code, stderr: help.stderr }, { code: 0, stderr: "" });
-      assert.match(help.stdout, /^Usage: .+\n/);
+      assert.deepEqual(short, help);
+      assert.match(help.stdout, new RegExp(`^Usage: ${NAME} ${name} .+\n`));
+      assert.doesNotMatch(help.stdout, /'node /);
       assert.deepEqual({ code: mistake.code, stdout: mistake.stdout }, { code: 2, stdout: "" });
       assert.match(mistake.stderr, /^.*--nonsense.*$/);
     });

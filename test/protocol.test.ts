@@ -165,6 +165,8 @@ const WRONG_PARTS: [parts: string, error: RegExp][] = [
   ['{"codes":[1005,1006]}', /^'codes' must be a list of close codes/],
   ['{"notice":""}', /^'notice' must be a non-empty string/],
   ['{"sequence":"seq"}', /^'sequence' must have one group, which is what it finds: "seq"$/],
+  ['{"sequence":"(\\\\d+) of (\\\\d+)"}', /^'sequence' must have one group, which is what it finds: "\(\\\\d\+\) of/],
+  ['{"server":"(a)(b)"}', /^'server' must have one group/],
   ['{"server":"from (\\\\w+"}', /^'server' must be a regular expression without back references and lookaround \(Unterminated group\)/],
   ['{"notice":"(a)\\\\1"}', /^'notice' must be a regular expression without back references and lookaround \(Cannot be executed in linear time\)/],
   ['{"replies":{"[":"x"}}', /^'replies' must be a regular expression/],

@@ -121,6 +121,34 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.deepEqual([code, told], [1, Array(2).fill(["CUT_WITHOUT_NOTICE", "EXITED_AT_SIGTERM"])]);
   });
 
+  it("prints with --json what report.mjs reads, and shows its own settings, but no secret of them", async (t) => {
+    const place = folder(t);
+    const [json, page, ofJson] = ["a.json", "a.html", "b.html"].map((name) => join(place, name)) as [
+      string,
+      string,
+      string,
+    ];
+    const command = `--server=PASSWORD=s3cret ${process.execPath} ${writeApp(t, true)}`;
+    const flags = [command, "--path=/socket?token=s3cret", "--service", "--propagation=0s", `--report=${page}`];
+    const rehearsal = await rehearseOwn(t, ...flags);
+    const { code, stderr: _stderr, ...result } = rehearsal;
+    writeFileSync(json, JSON.stringify(result));
+    const report = (...args: string[]) => run(t, [process.execPath, "report.mjs", ...args]);
+    const text = await report(json);
+    assert.deepEqual([text.code, text.stderr], [0, ""]);
+    assert.match(text.stdout, new RegExp(`\\n${code === 0 ? "PASS" : "FAIL"}  1 handover`));
+    assert.equal((await report(json, "-o", ofJson)).code, 0);
+    const compared = await report(json, json);
+    assert.match(compared.stdout, /\nSAME {2}\d+ rows/);
+    for (const file of [page, ofJson]) {
+      const html = readFileSync(file, "utf8");
+      for (const shown of ['"server":"PASSWORD=… ', '/socket?token=…"', '"service":true', '"disrupt":"delete"']) {
+        assert.ok(html.includes(shown), `${file}: ${shown}`);
+      }
+      assert.ok(!html.includes("s3cret"));
+    }
+  });
+
   it("lets a shell before it keep SIGTERM to itself, as one that is PID 1 does", async (t) => {
     const command = `--server=cd / && ${process.execPath} ${writeApp(t, true)}`;
     const { code, handovers } = await rehearseOwn(t, command, "--path=/socket", "--grace=2s");
@@ -140,8 +168,45 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.deepEqual([code, stdout], [2, ""]);
     assert.match(
       stderr,
-      /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+; HTTP 400: --subprotocol or --dialect, or another path in --url$/m,
+      /^\[client\] Never connected to .*\/elsewhere.*: 400 ×\d+; HTTP 400: --subprotocol or --dialect, or another --path$/m,
     );
+  });
+
+  /** Answers so many upgrades with a status before it takes one. */
+  function writeRefuser(t: TestContext, statuses: number[]): string {
+    const file = join(folder(t), "refuser.cjs");
+    writeFileSync(
+      file,
+      `const { WebSocketServer } = require(${JSON.stringify(resolve("node_modules/ws"))});
+      const statuses = ${JSON.stringify(statuses)};
+      const wss = new WebSocketServer({ noServer: true });
+      wss.on("connection", (ws) => ws.send("hello"));
+      const server = require("node:http").createServer().listen(process.env.PORT);
+      server.on("upgrade", (request, socket, head) => {
+        const status = statuses.length > 1 ? statuses.shift() : statuses[0];
+        if (status !== 101) return socket.end("HTTP/1.1 " + status + " No\\r\\nConnection: close\\r\\n\\r\\n");
+        wss.handleUpgrade(request, socket, head, (ws) => wss.emit("connection", ws));
+      });
+      process.on("SIGTERM", () => {
+        for (const ws of wss.clients) ws.close(1001);
+        server.close();
+      });`,
+    );
+    return `--server=${process.execPath} ${file}`;
+  }
+
+  it("calls a wrong path one long before --start-timeout, once nothing but 404 is answered", async (t) => {
+    const begun = performance.now();
+    const flags = [writeRefuser(t, [503, 404]), "--start-timeout=100s"];
+    const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+    assert.deepEqual([code, stdout], [2, ""]);
+    assert.match(stderr, /^\[client\] Never connected to .*: 404 ×\d+, 503 ×2; HTTP 404: another --path$/m);
+    assert.ok(performance.now() - begun < 50_000);
+  });
+
+  it("waits for a server that answers 404 and 503 while it starts", async (t) => {
+    const flags = [writeRefuser(t, [404, 404, 503, 404, 101]), "--servers=1"];
+    await start(t, [process.execPath, "rehearse.mjs", ...flags]).line(/^\[client\] .* steady /);
   });
 
   for (
@@ -303,6 +368,15 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     assert.match(stderr, /^\[client\] .* handover .*DATA_DUPLICATED/m);
   });
 
+  for (const [dialect, what] of [["plain", ", not numbered"], ["v1", " verified"]] as const) {
+    it(`says of the ${dialect} dialect's messages that they are${what}`, async (t) => {
+      const flags = [...QUICK, `--dialect=${dialect}`, "--remaining=0"];
+      const { stdout } = await run(t, [process.execPath, "rehearse.mjs", ...flags]);
+      assert.match(stdout, new RegExp(`^Cost +1 session, \\d+ messages${what}$`, "m"));
+      assert.equal(/, not numbered$/m.test(stdout.slice(0, stdout.indexOf("Cost"))), dialect === "plain");
+    });
+  }
+
   it("takes its settings from the environment, as make hands them on", async (t) => {
     const env = { FAULT: "skip-farewell", SESSIONS: "2", INTERVAL_MS: "200" };
     const { code, stdout } = await run(t, [process.execPath, "rehearse.mjs", "--json"], env);
@@ -328,6 +402,25 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       const complaints = stderr.split("\n").filter((line) => complaint.test(line.replace(/^\[\S+\] /, "")));
       assert.equal(complaints.length, 1, stderr);
       assert.doesNotMatch(stderr, / {4}at /);
+    });
+  }
+
+  for (
+    const [flag, complaint] of [
+      ["--connect-timeout=nonsense", /^--connect-timeout must be ms from .*: current value is 'nonsense'$/],
+      ["--dialect=/no/such.json", /^--dialect cannot be used: .*no such file/],
+      ["--ready=(", /^--dialect auto: 'ready' must be a regular expression/],
+      ["--sessions=1 --via=a=ws://a", /^--sessions must be at least 2/],
+      ["--report=result.pdf", /^--report must end in/],
+      ["--remaining-interval=25s", /^--drain-timeout must be above/],
+      ["--fault=typo", /^--fault must be one of none, ignore-sigterm/],
+    ] as const
+  ) {
+    it(`refuses ${flag} before anything is started`, async (t) => {
+      const { code, stdout, stderr } = await run(t, [process.execPath, "rehearse.mjs", ...flag.split(" ")]);
+      assert.deepEqual({ code, stdout }, { code: 2, stdout: "" });
+      assert.match(stderr, complaint);
+      assert.doesNotMatch(stderr, /\n/);
     });
   }
 
