@@ -2271,9 +2271,9 @@ export function rolloutOf(moved: Moved): Rollout | null {
 function peakOf(handovers: readonly Handover[]): Rollout["peak"] {
   const arrivals = new Map<string, number[]>();
   for (const { to, arrivedMs } of handovers) {
-    if (to === null || arrivedMs === null) continue;
-    const times = arrivals.get(to);
-    if (times === undefined) arrivals.set(to, [arrivedMs]);
+    if (arrivedMs === null) continue;
+    const times = arrivals.get(to!);
+    if (times === undefined) arrivals.set(to!, [arrivedMs]);
     else times.push(arrivedMs);
   }
   let peak: Rollout["peak"] = null;
@@ -2355,7 +2355,7 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
   const servers = Object.entries(held).sort(([, a], [, b]) => b - a);
   const chance = chanceOf(servers.map(([, number]) => number));
   if (chance >= UNLIKELY) return undefined;
-  const lastMs = handovers.reduce((most, { arrivedMs }) => Math.max(most, arrivedMs ?? 0), 0);
+  const lastMs = handovers.reduce((most, { arrivedMs }) => Math.max(most, arrivedMs ?? most), 0);
   const late = new Map(
     (ready ?? []).filter(({ readyMs }) => readyMs > lastMs).map(({ name, readyMs }) => [name, readyMs]),
   );
@@ -2366,11 +2366,10 @@ function uneven({ held }: Rollout, { handovers, ready }: Moved) {
     `${servers.length} pods are ready: by chance less than once in ${
       grouped(Math.floor(Math.min(1e6, 1 / chance)))
     } runs`;
-  const isExplained = late.size > 0 && chanceOf(rest.map(([, number]) => number)) >= UNLIKELY;
-  const [newest, readyMs] = [...late].at(-1) ?? ["", 0];
-  const why = isExplained
-    ? `${newest} became ready ${
-      duration(readyMs - lastMs)
+  const newest = [...late].at(-1);
+  const why = newest !== undefined && chanceOf(rest.map(([, number]) => number)) >= UNLIKELY
+    ? `${newest[0]} became ready ${
+      duration(newest[1] - lastMs)
     } after the last session had moved, and nothing moves by itself: have new ` +
       "pods ready before old ones go (maxSurge, minReadySeconds)"
     : "whoever balances does not spread new connections evenly, or they came while few pods were ready";
@@ -2567,10 +2566,9 @@ export function refusalOf(disruption: string, target: Target, object: WorkloadOb
     }
     if (pods! < 2) return cannot("scale in", `it has ${count(pods!, "replica")}, and two are needed`);
   }
-  if (disruption === "drain" && kind === "daemonset") {
-    return cannot("drain", "kubectl drain leaves a DaemonSet's pods where they are: delete or watch");
-  }
-  return undefined;
+  return disruption === "drain" && kind === "daemonset"
+    ? cannot("drain", "kubectl drain leaves a DaemonSet's pods where they are: delete or watch")
+    : undefined;
 }
 
 /** The pod that a StatefulSet gives up first: that with the highest ordinal. */
@@ -3307,11 +3305,7 @@ function problemOf(value: unknown, shape: FieldShape, place: string): string | u
 }
 
 function firstProblem(looks: readonly (() => string | undefined)[]): string | undefined {
-  for (const look of looks) {
-    const problem = look();
-    if (problem !== undefined) return problem;
-  }
-  return undefined;
+  return looks.reduce<string | undefined>((problem, look) => problem ?? look(), undefined);
 }
 
 const OBJECT: FieldShape = {

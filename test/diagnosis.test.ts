@@ -300,6 +300,7 @@ const CAUSES: Case[] = [
   ["at an exit with 143", [exited(100, 143)], cutAt(0), null],
   ["at an exit with 0", [exited(100, 0)], cutAt(0), null],
   ["in the second of a deletion and an exit", [deleted(0), exited(0, 1)], cutAt(0), "EXITED_AT_SIGTERM"],
+  ["at an exit that was told before a deletion", [exited(0, 1), deleted(100)], cutAt(100), "CRASHED: exit 1 without a deletion, restart 0"],
   ["15 s before its pod was gone", [told("gone", 15_100)], cutAt(0), null],
   ["longer before", [told("gone", 15_101)], cutAt(0), "NO_POD_EVENT"],
   ["1 s after another container's exit", [exited(-1000, 1, { container: "sidecar" })], cutAt(0), null],

@@ -111,6 +111,7 @@ const FAULTY: [rule: string, title: string, change: (parts: Parts) => unknown, f
   ["grace-too-short", "a preStop as long as the grace", ({ pod }) => pod.terminationGracePeriodSeconds = 5, "spec.template.spec.terminationGracePeriodSeconds", "5", "certain"],
   ["grace-too-short", "a preStop longer than the default grace", ({ pod, main }) => (delete pod.terminationGracePeriodSeconds, main.lifecycle!.preStop!.sleep!.seconds = 31), "spec.template.spec.terminationGracePeriodSeconds", "30", "certain"],
   ["grace-too-short", "9 s left for a drain of unknown length", ({ pod }) => pod.terminationGracePeriodSeconds = 14, "spec.template.spec.terminationGracePeriodSeconds", "14"],
+  ["grace-too-short", "1 s left for a drain of unknown length", ({ pod }) => pod.terminationGracePeriodSeconds = 6, "spec.template.spec.terminationGracePeriodSeconds", "6"],
   ["grace-too-short", "a drain that takes all that is left, by our server's settings", configured("settings"), "spec.template.spec.terminationGracePeriodSeconds", "60", "certain"],
   ["grace-too-short", "a drain longer than what is left, by the environment", ({ main }) => main.env = [{ name: "DRAIN_TIMEOUT_MS", value: "60000" }], "spec.template.spec.terminationGracePeriodSeconds", "60", "certain"],
   ["prestop-missing", "no lifecycle", ({ main }) => delete main.lifecycle, "spec.template.spec.containers[0].lifecycle.preStop", "none"],
@@ -126,7 +127,13 @@ const FAULTY: [rule: string, title: string, change: (parts: Parts) => unknown, f
   ["rollout-without-peer", "two of three", ({ spec }) => spec.strategy!.rollingUpdate!.maxUnavailable = "67%", "spec.strategy.rollingUpdate.maxUnavailable", "67%: 2 of 3 pods"],
   ["rollout-without-peer", "one of two, for want of a surge", ({ spec }) => (spec.replicas = 2, spec.strategy!.rollingUpdate = { maxUnavailable: "25%", maxSurge: 0 }), "spec.strategy.rollingUpdate.maxUnavailable", "25%: 1 of 2 pods"],
   ["rollout-without-peer", "a DaemonSet on three nodes, two at a time", both(kindOf("daemonset"), ({ spec }) => spec.updateStrategy = { rollingUpdate: { maxUnavailable: "34%" } }), "spec.updateStrategy.rollingUpdate.maxUnavailable", "34%: 2 of 3 pods"],
+  ["rollout-without-peer", "the only one", ({ spec }) => (spec.replicas = 1, spec.strategy!.rollingUpdate!.maxUnavailable = 1), "spec.strategy.rollingUpdate.maxUnavailable", "1: 1 of 1 pod", "certain"],
+  ["rollout-without-peer", "the only one, by a surge that is none", ({ spec }) => (spec.replicas = 1, spec.strategy!.rollingUpdate!.maxSurge = "some"), "spec.strategy.rollingUpdate.maxUnavailable", "0: 1 of 1 pod", "certain"],
+  ["rollout-without-peer", "a StatefulSet of two, both at once", both(kindOf("statefulset"), ({ spec }) => (spec.replicas = 2, spec.updateStrategy = { rollingUpdate: { maxUnavailable: 2 } })), "spec.updateStrategy.rollingUpdate.maxUnavailable", "2: 2 of 2 pods", "certain"],
+  ["rollout-without-peer", "a DaemonSet on one node", both(kindOf("daemonset"), ({ all }) => all.object.status!.desiredNumberScheduled = 1), "spec.updateStrategy.rollingUpdate.maxUnavailable", "1 (the default): 1 of 1 pod", "certain"],
+  ["rollout-without-peer", "a DaemonSet on one node, without a surge", both(kindOf("daemonset"), ({ all, spec }) => (all.object.status!.desiredNumberScheduled = 1, spec.updateStrategy = { rollingUpdate: { maxUnavailable: 0 } })), "spec.updateStrategy.rollingUpdate.maxUnavailable", "0: 1 of 1 pod", "certain"],
   ["no-budget", "none at all", ({ all }) => all.budgets = [], "PodDisruptionBudget", "none selects these pods"],
+  ["no-budget", "none of one pod", ({ all, spec }) => (all.budgets = [], spec.replicas = 1), "PodDisruptionBudget", "none selects these pods"],
   ["no-budget", "one of other pods", ({ budget }) => budget.selector = { matchLabels: { app: "other" } }, "PodDisruptionBudget", "none selects these pods"],
   ["no-budget", "one without a selector", ({ budget }) => delete budget.selector, "PodDisruptionBudget", "none selects these pods"],
   ["budget-allows-nothing", "maxUnavailable 0", ({ budget }) => budget.maxUnavailable = 0, "poddisruptionbudget/shop spec.maxUnavailable", "0, of 3 pods"],
@@ -142,6 +149,9 @@ const FAULTY: [rule: string, title: string, change: (parts: Parts) => unknown, f
   ["sidecar-ends-first", "a proxy", beside({ name: "istio-proxy" }), "spec.template.spec.containers[1]", "container istio-proxy"],
   ["sidecar-ends-first", "another container with a port", beside({ name: "cache", ports: [{ containerPort: 6379 }] }), "spec.template.spec.containers[1]", "container cache"],
   ["sidecar-ends-first", "a proxy that was put into the pods", ({ all }) => all.pods[0]!.spec!.containers.push({ name: "linkerd-proxy" }), "pod/shop-a spec.containers", "container linkerd-proxy"],
+  ["sidecar-ends-first", "a proxy of the template, which its pods have as well", ({ pod, all }) => [pod, all.pods[0]!.spec!].forEach(({ containers }) => containers.push({ name: "envoy" })), "spec.template.spec.containers[1]", "container envoy"],
+  ["sidecar-ends-first", "a proxy whose hook is as long", beside({ name: "envoy", lifecycle: { preStop: { sleep: { seconds: 5 } } } }), "spec.template.spec.containers[1]", "container envoy"],
+  ["sidecar-ends-first", "a proxy that is told not to wait for its connections", beside({ name: "istio-proxy", env: [{ name: "EXIT_ON_ZERO_ACTIVE_CONNECTIONS", value: "false" }, { name: "DEBUG", value: "true" }] }), "spec.template.spec.containers[1]", "container istio-proxy"],
   ["sidecar-ends-first", "a proxy listed first", ({ pod }) => pod.containers.unshift({ name: "envoy" }), "spec.template.spec.containers[0]", "container envoy"],
   ["pid-1-swallows", "npm start", ({ main }) => main.command = ["npm", "start"], "spec.template.spec.containers[0].command", "npm start"],
   ["pid-1-swallows", "yarn by its path, as arguments", ({ main }) => (delete main.command, main.args = ["/usr/local/bin/yarn", "start"]), "spec.template.spec.containers[0].args", "/usr/local/bin/yarn start"],
@@ -152,6 +162,10 @@ const FAULTY: [rule: string, title: string, change: (parts: Parts) => unknown, f
   ["evicted-first", "a request of no memory", ({ main }) => main.resources!.requests!["memory"] = "0Mi", "spec.template.spec.containers[0].resources.requests.memory", "none"],
   ["service-leads-elsewhere", "the Service that is dialled selects others", ({ service }) => service.selector = { app: "shop", tier: "api" }, "service/shop spec.selector", '{"app":"shop","tier":"api"}', "certain"],
   ["service-leads-elsewhere", "no Service selects the pods", both(({ service, all }) => (service.selector = { app: "other" }, all.hosts = ["gateway"])), "Service", "none selects these pods"],
+  ["service-leads-elsewhere", "a Service without a selector", ({ service }) => service.selector = null, "Service", "none selects these pods"],
+  ["service-leads-elsewhere", "a Service of one pod selects others", ({ service, spec }) => (spec.replicas = 1, service.selector = { app: "other" }), "service/shop spec.selector", '{"app":"other"}', "certain"],
+  ["service-leads-elsewhere", "another Service's endpoint is ready", ({ all }) => all.slices[0]!.metadata.labels!["kubernetes.io/service-name"] = "other", "endpointslices of service/shop", "no ready endpoint, though a pod is ready", "certain"],
+  ["service-leads-elsewhere", "no endpoint is ready, though one of the pods is", ({ all }) => (all.slices = [], all.pods.slice(1).forEach(({ status }) => status!.conditions = [])), "endpointslices of service/shop", "no ready endpoint, though a pod is ready", "certain"],
   ["service-leads-elsewhere", "no endpoint is ready", ({ all }) => all.slices[0]!.endpoints![0]!.conditions!.ready = false, "endpointslices of service/shop", "no ready endpoint, though a pod is ready", "certain"],
   ["service-leads-elsewhere", "there are no endpoints", ({ all }) => all.slices = [], "endpointslices of service/shop", "no ready endpoint, though a pod is ready", "certain"],
   ["target-port", "a name that no container has", ({ service }) => service.ports![0]!.targetPort = "http", "service/shop spec.ports[0].targetPort", "http", "certain"],
@@ -164,6 +178,9 @@ const FAULTY: [rule: string, title: string, change: (parts: Parts) => unknown, f
 // deno-fmt-ignore
 const SOUND: [rule: string, title: string, change: (parts: Parts) => unknown][] = [
   ["grace-zero", "a grace of 1 s", ({ pod }) => pod.terminationGracePeriodSeconds = 1],
+  ["grace-too-short", "a grace of 0, which is another rule's", ({ pod }) => pod.terminationGracePeriodSeconds = 0],
+  ["grace-too-short", "a drain that takes no time", ({ main, pod }) => (main.env = [{ name: "DRAIN_TIMEOUT_MS", value: "0" }], pod.terminationGracePeriodSeconds = 6)],
+  ["grace-too-short", "a drain a second shorter than what is left", ({ main }) => main.env = [{ name: "DRAIN_TIMEOUT_MS", value: "54000" }]],
   ["grace-too-short", "10 s left for a drain of unknown length", ({ pod }) => pod.terminationGracePeriodSeconds = 15],
   ["grace-too-short", "a hook of unknown length", both(exec(["drain"], "shop"), ({ pod }) => pod.terminationGracePeriodSeconds = 5)],
   ["grace-too-short", "the settings of another container", configured("other")],
@@ -173,19 +190,32 @@ const SOUND: [rule: string, title: string, change: (parts: Parts) => unknown][] 
   ["prestop-without-shell", "an image with a shell", exec(["/bin/sh", "-c", "sleep 10"], "node:24-alpine")],
   ["prestop-without-shell", "a distroless image with a shell for debugging", exec(["sh", "-c", "sleep 10"], "gcr.io/distroless/base:debug")],
   ["prestop-without-shell", "a program of its own in a distroless image", exec(["/app/drain"], "gcr.io/distroless/base")],
+  ["prestop-without-shell", "a native sleep, though an event tells of a hook that has failed", (parts) => failedHook(parts, "b")],
   ["prestop-without-shell", "another pod's hook that has failed", both(exec(["drain"], "shop"), (parts) => failedHook(parts, "z"))],
   ["one-replica", "two replicas", ({ spec }) => spec.replicas = 2],
+  ["one-replica", "a DaemonSet on one node", both(kindOf("daemonset"), ({ all }) => all.object.status!.desiredNumberScheduled = 1)],
   ["one-replica", "a DaemonSet", both(kindOf("daemonset"), ({ spec }) => delete spec.replicas)],
   ["rollout-without-peer", "the default of four: one at a time", ({ spec }) => (spec.replicas = 4, delete spec.strategy)],
   ["rollout-without-peer", "the default of three, which rounds down to none", ({ spec }) => delete spec.strategy],
   ["rollout-without-peer", "one of three", ({ spec }) => spec.strategy!.rollingUpdate!.maxUnavailable = 1],
   ["rollout-without-peer", "a StatefulSet of two, one after the other", both(kindOf("statefulset"), ({ spec }) => spec.replicas = 2)],
+  ["rollout-without-peer", "a StatefulSet of one, which another rule tells of", both(kindOf("statefulset"), ({ spec }) => spec.replicas = 1)],
+  ["rollout-without-peer", "none of none", ({ spec }) => (spec.replicas = 0, spec.strategy = { type: "Recreate" })],
+  ["rollout-without-peer", "none of two", ({ spec }) => spec.replicas = 2],
+  ["rollout-without-peer", "none of one", ({ spec }) => spec.replicas = 1],
+  ["rollout-without-peer", "a share of one that is none", ({ spec }) => (spec.replicas = 1, spec.strategy!.rollingUpdate!.maxUnavailable = "some")],
+  ["rollout-without-peer", "a DaemonSet that is replaced by hand", both(kindOf("daemonset"), ({ spec }) => spec.updateStrategy = { type: "OnDelete", rollingUpdate: { maxUnavailable: 3 } })],
+  ["rollout-without-peer", "a DaemonSet on one node, with a surge", both(kindOf("daemonset"), ({ all, spec }) => (all.object.status!.desiredNumberScheduled = 1, spec.updateStrategy = { rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } }))],
   ["rollout-without-peer", "a DaemonSet that is nowhere yet", both(kindOf("daemonset"), ({ all }) => delete all.object.status)],
   ["no-budget", "a budget that selects by expressions", ({ budget }) => budget.selector = { matchExpressions: [{ key: "app", operator: "In", values: ["shop", "other"] }] }],
   ["no-budget", "a budget of all pods", ({ budget }) => budget.selector = {}],
   ["no-budget", "a DaemonSet, which no drain evicts", both(kindOf("daemonset"), ({ all }) => all.budgets = [])],
   ["budget-allows-nothing", "maxUnavailable 1%, which rounds up to one", ({ budget }) => budget.maxUnavailable = "1%"],
   ["budget-allows-nothing", "minAvailable 66% of 3, which rounds up to two", ({ budget }) => (delete budget.maxUnavailable, budget.minAvailable = "66%")],
+  ["budget-allows-nothing", "no pods", ({ budget, spec }) => (spec.replicas = 0, budget.maxUnavailable = 0)],
+  ["budget-allows-nothing", "nobody knows how many pods", both(kindOf("daemonset"), ({ all, budget }) => (delete all.object.status, budget.maxUnavailable = 0))],
+  ["budget-allows-nothing", "a budget that says nothing", ({ all, budget }) => (delete budget.maxUnavailable, all.budgets[0]!.status = { disruptionsAllowed: 0, currentHealthy: 3 })],
+  ["budget-allows-nothing", "nobody knows how many are healthy", ({ all, spec }) => (spec.replicas = 1, all.budgets[0]!.status = { disruptionsAllowed: 0 })],
   ["budget-allows-nothing", "none allowed for the moment", ({ all }) => all.budgets[0]!.status = { disruptionsAllowed: 0, currentHealthy: 2 }],
   ["no-readiness", "a readiness probe by TCP", ({ main }) => main.readinessProbe = {}],
   ["readiness-exec", "liveness by exec", ({ main }) => main.livenessProbe = { exec: { command: ["true"] } }],
@@ -194,6 +224,8 @@ const SOUND: [rule: string, title: string, change: (parts: Parts) => unknown][] 
   ["liveness-like-readiness", "two probes by TCP", ({ main }) => (main.livenessProbe = {}, main.readinessProbe = {})],
   ["sidecar-ends-first", "a native sidecar", ({ pod }) => pod.initContainers = [{ name: "istio-proxy", restartPolicy: "Always" }]],
   ["sidecar-ends-first", "a log shipper", beside({ name: "fluent-bit" })],
+  ["sidecar-ends-first", "a proxy whose hook nobody knows how long is", beside({ name: "envoy", lifecycle: { preStop: { exec: { command: ["drain"] } } } })],
+  ["sidecar-ends-first", "a proxy that was put into a pod that is ending", ({ all }) => (all.pods[0]!.metadata.deletionTimestamp = "2026-11-22T18:54:34Z", all.pods[0]!.spec!.containers.push({ name: "linkerd-proxy" }))],
   ["sidecar-ends-first", "a proxy whose hook is longer", beside({ name: "envoy", lifecycle: { preStop: { sleep: { seconds: 30 } } } })],
   ["sidecar-ends-first", "a proxy that waits for its connections", beside({ name: "istio-proxy", env: [{ name: "EXIT_ON_ZERO_ACTIVE_CONNECTIONS", value: "true" }] })],
   ["pid-1-swallows", "a shell that hands over", ({ main }) => main.command = ["sh", "-c", "migrate && exec node server.js"]],
@@ -201,14 +233,49 @@ const SOUND: [rule: string, title: string, change: (parts: Parts) => unknown][] 
   ["pid-1-swallows", "a shell in a shared process namespace", ({ main, pod }) => (main.command = ["npm", "start"], pod.shareProcessNamespace = true)],
   ["pid-1-swallows", "the image's own command", ({ main }) => delete main.command],
   ["session-affinity", "None", ({ service }) => service.sessionAffinity = "None"],
+  ["evicted-first", "a request of one byte", ({ main }) => main.resources = { requests: { memory: "1" } }],
   ["evicted-first", "a limit, which is a request as well", ({ main }) => main.resources = { limits: { memory: "1e8" } }],
+  ["service-leads-elsewhere", "no Service at all", ({ all }) => all.services = []],
+  ["service-leads-elsewhere", "no pods, and a Service that selects others", ({ spec, service }) => (spec.replicas = 0, service.selector = { app: "other" })],
+  ["service-leads-elsewhere", "no pod is ready, though one is initialized", ({ all }) => (all.slices = [], all.pods.forEach(({ status }) => status!.conditions = [{ type: "Ready", status: "False" }, { type: "Initialized", status: "True" }]))],
   ["service-leads-elsewhere", "no pod is ready yet", ({ all }) => (all.slices = [], all.pods.forEach(({ status }) => status!.conditions = []))],
   ["service-leads-elsewhere", "an endpoint that does not say whether it is ready", ({ all }) => delete all.slices[0]!.endpoints![0]!.conditions],
   ["target-port", "a number that a container declares", ({ service }) => service.ports![0]!.targetPort = 8080],
   ["target-port", "a number, and no container declares any", ({ service, main }) => (service.ports![0]!.targetPort = 8080, delete main.ports)],
   ["publishes-not-ready", "another Service, which is not dialled", ({ all }) => all.services.push({ metadata: { name: "peers" }, spec: { selector: { app: "shop" }, publishNotReadyAddresses: true } })],
+  ["autoscaler", "as much grace as it leaves", ({ pod }) => pod.terminationGracePeriodSeconds = 600],
   ["autoscaler", "a long grace, and not to be evicted", both(annotated("false"), ({ pod }) => pod.terminationGracePeriodSeconds = 3600)],
   ["autoscaler", "safe to evict, with a budget", annotated("true")],
+];
+
+const GRACE = "or more: preStop + drain, and a margin";
+const LEFT = "left for the drain";
+/** What a prediction says where that depends on the objects. */
+// deno-fmt-ignore
+const SAID: [rule: string, title: string, change: (parts: Parts) => unknown, fix: string, text: string][] = [
+  ["grace-too-short", "a preStop as long as the grace", ({ pod }) => pod.terminationGracePeriodSeconds = 5, `35 ${GRACE}`, "preStop takes all of it: SIGTERM comes when the time is over"],
+  ["grace-too-short", "1 s left", ({ pod }) => pod.terminationGracePeriodSeconds = 6, `35 ${GRACE}`, `at most 1s ${LEFT}: preStop takes 5s`],
+  ["grace-too-short", "no preStop, and 5 s", ({ pod, main }) => (delete main.lifecycle, pod.terminationGracePeriodSeconds = 5), `30 ${GRACE}`, `at most 5s ${LEFT}: preStop takes 0s`],
+  ["grace-too-short", "our server's settings", configured("settings"), `65 ${GRACE}`, `55s ${LEFT}, which may take 55s: preStop takes 5s`],
+  ["grace-too-short", "a drain of 55 s by the environment alone", ({ main }) => main.env = [{ name: "DRAIN_TIMEOUT_MS", value: "55000" }], `65 ${GRACE}`, `55s ${LEFT}, which may take 55s: preStop takes 5s`],
+  ["prestop-missing", "no lifecycle", ({ main }) => delete main.lifecycle, "sleep: { seconds: 5 }", "new connections still come after SIGTERM"],
+  ["prestop-without-shell", "a hook that sleeps 1.5 s", exec(["sleep", "1.5"], "scratch"), "sleep: { seconds: 2 }", "scratch is likely to have no sleep: then SIGTERM comes at once"],
+  ["prestop-without-shell", "a hook that sleeps an hour", exec(["sleep", "1h"], "scratch"), "sleep: { seconds: 3600 }", "scratch is likely to have no sleep: then SIGTERM comes at once"],
+  ["prestop-without-shell", "a hook of unknown length that has failed", both(exec(["drain", "10"], "shop"), (parts) => failedHook(parts, "b")), "sleep: { seconds: 5 }", "PreStopHook failed"],
+  ["one-replica", "a Deployment", ({ spec }) => spec.replicas = 1, "2 or more", "whatever ends it, but a rollout that surges, leaves no ready pod"],
+  ["one-replica", "a StatefulSet", both(kindOf("statefulset"), ({ spec }) => spec.replicas = 1), "2 or more", "its pod ends before the next one is made"],
+  ["rollout-without-peer", "all of three", ({ spec }) => spec.strategy!.rollingUpdate!.maxUnavailable = 3, "0, with maxSurge: 1", "a rollout may end all pods at once"],
+  ["rollout-without-peer", "a DaemonSet, two of three", both(kindOf("daemonset"), ({ spec }) => spec.updateStrategy = { rollingUpdate: { maxUnavailable: 2 } }), "fewer, or more pods", "a rollout leaves one pod for all sessions"],
+  ["budget-allows-nothing", "three pods", ({ budget }) => budget.maxUnavailable = 0, "maxUnavailable: 1", "no eviction is ever allowed: a node's drain waits until somebody forces it"],
+  ["budget-allows-nothing", "two pods", ({ budget, spec }) => (spec.replicas = 2, budget.maxUnavailable = 0), "maxUnavailable: 1", "no eviction is ever allowed: a node's drain waits until somebody forces it"],
+  ["budget-allows-nothing", "one pod", ({ budget, spec }) => (spec.replicas = 1, budget.maxUnavailable = 0), "maxUnavailable: 1, and 2 replicas or more", "no eviction is ever allowed: a node's drain waits until somebody forces it"],
+  ["pid-1-swallows", "npm start", ({ main }) => main.command = ["npm", "start"], "the program itself", "npm is PID 1 and may not hand the signal on"],
+  ["pid-1-swallows", "a shell", ({ main }) => main.command = ["sh", "-c", "node server.js"], "exec before the last command", "sh is PID 1 and may not hand the signal on"],
+  ["service-leads-elsewhere", "a dialled Service", ({ service }) => service.selector = { app: "other" }, "labels of the pods: app=shop,tier=web", "what is dialled does not lead here"],
+  ["service-leads-elsewhere", "pods without labels", ({ spec }) => delete spec.template.metadata!.labels, "labels of the pods: they have none", "what is dialled does not lead here"],
+  ["target-port", "a name", ({ service }) => service.ports![0]!.targetPort = "http", "web", "no container has a port of this name"],
+  ["target-port", "a number", ({ service, main }) => (service.ports = [{ port: 80 }], main.ports!.push({ containerPort: 9090 })), "web or 9090", "no container declares this port"],
+  ["target-port", "a name, and no container has a port", ({ main }) => delete main.ports, "a port of that name", "no container has a port of this name"],
 ];
 
 const foretoldBy = (rule: string, workload: Workload): Prediction[] =>
@@ -224,6 +291,23 @@ describe("the check", () => {
     });
   });
 
+  it("says what is left for the drain", () => {
+    const left = (change: (parts: Parts) => unknown) =>
+      inspect(changed(change)).notes[0]!.replace("left for the drain: ", "");
+    assert.deepEqual(
+      [
+        left(({ main }) => delete main.lifecycle),
+        left(({ main }) => main.lifecycle!.preStop!.sleep!.seconds = 70),
+        left(exec(["drain"], "shop")),
+      ],
+      [
+        "at most 60s of 60s, no preStop",
+        "at most 0s of 60s, preStop is sleep 70s",
+        "less than 60s of 60s, preStop is drain",
+      ],
+    );
+  });
+
   for (const [rule, title, change, field, value, certain] of FAULTY) {
     it(`foretells (${rule}) of ${title}, with field, value and fix`, () => {
       const predictions = foretoldBy(rule, changed(change));
@@ -232,6 +316,12 @@ describe("the check", () => {
         [{ field, value, certain: certain === "certain" }],
       );
       for (const { text, fix, foretells } of predictions) for (const said of [text, fix, ...foretells]) assert.ok(said);
+    });
+  }
+
+  for (const [rule, title, change, fix, text] of SAID) {
+    it(`says (${rule}) of ${title} what is wrong, and what would mend it`, () => {
+      assert.deepEqual(foretoldBy(rule, changed(change)).map(({ fix, text }) => [fix, text]), [[fix, text]]);
     });
   }
 
@@ -282,7 +372,7 @@ describe("what Kubernetes counts", () => {
     // deno-fmt-ignore
     const quantities: [text: string | number, number: number][] = [
       ["128Mi", 2 ** 27], ["1Gi", 2 ** 30], ["1G", 1e9], ["500m", 0.5], ["1.5k", 1500], [".5Ki", 512],
-      ["1e3", 1000], ["1E3", 1000], ["1E", 1e18], ["129e6", 129e6], ["+2", 2], [7, 7], ["0", 0], ["2.", 2],
+      ["2Ti", 2 ** 41], ["1Pi", 2 ** 50], ["1Ei", 2 ** 60], ["1e3", 1000], ["1E3", 1000], ["1E", 1e18], ["129e6", 129e6], ["+2", 2], [7, 7], ["0", 0], ["2.", 2],
     ];
     for (const [text, number] of quantities) assert.equal(quantity(text), number, String(text));
     for (const text of ["", "Mi", "1MiB", "1 Mi", "one", "1K", "--1"]) assert.ok(Number.isNaN(quantity(text)), text);
@@ -300,7 +390,8 @@ describe("what Kubernetes counts", () => {
     };
     assert.equal(selectorInWords(selector), "app=shop,tier in (web,api),!canary,zone notin (c),version");
     const labels = { app: "shop", tier: "api", version: "1" };
-    assert.ok(isSelected(selector, labels));
+    for (const more of [{}, { zone: "a" }]) assert.ok(isSelected(selector, { ...labels, ...more }));
+    assert.ok(!isSelected({ matchExpressions: [{ key: "app", operator: "Like", values: ["shop"] }] }, labels));
     for (const other of [{ app: "x" }, { tier: "db" }, { canary: "" }, { zone: "c" }]) {
       assert.ok(!isSelected(selector, { ...labels, ...other }), JSON.stringify(other));
     }
@@ -345,6 +436,7 @@ describe("a target", () => {
       ["rollout", "statefulset", { updateStrategy: { type: "OnDelete" } }, "Cannot roll statefulset/shop: its updateStrategy is OnDelete, which replaces a pod once somebody deletes it: disrupt delete"],
       ["rollout", "daemonset", { updateStrategy: { type: "OnDelete" } }, "Cannot roll daemonset/shop: its updateStrategy is OnDelete, which replaces a pod once somebody deletes it: disrupt delete"],
       ["scale-in", "statefulset", {}, undefined],
+      ["scale-in", "statefulset", { replicas: 2 }, undefined],
       ["scale-in", "statefulset", { replicas: 1 }, "Cannot scale in statefulset/shop: it has 1 replica, and two are needed"],
       ["scale-in", "daemonset", {}, "Cannot scale in daemonset/shop: a DaemonSet has a pod on each node, and no replicas: delete or watch"],
       ["drain", "deployment", {}, undefined],
@@ -361,6 +453,8 @@ describe("a target", () => {
     // deno-fmt-ignore
     const states: [kind: WorkloadKind, spec: Partial<WorkloadObject["spec"]>, status: WorkloadObject["status"], left: string][] = [
       ["deployment", {}, { observedGeneration: 1, updatedReplicas: 3, replicas: 3, availableReplicas: 3 }, "the controller to see it"],
+      ["deployment", {}, {}, "0 of 3 pods updated"],
+      ["deployment", {}, { updatedReplicas: 3, replicas: 3 }, "0 of 3 pods available"],
       ["deployment", {}, { updatedReplicas: 1, replicas: 4, availableReplicas: 3 }, "1 of 3 pods updated"],
       ["deployment", {}, { updatedReplicas: 3, replicas: 4, availableReplicas: 4 }, "1 old pod to end"],
       ["deployment", {}, { updatedReplicas: 3, replicas: 3, availableReplicas: 2 }, "2 of 3 pods available"],
@@ -378,11 +472,23 @@ describe("a target", () => {
     for (const [kind, spec, status, left] of states) {
       assert.equal(rolloutLeft(target(kind), workload(spec, status)), left, `${kind} ${JSON.stringify(status)}`);
     }
+    const unseen = (kind: WorkloadKind, generation?: number) => {
+      const { spec } = workload({ replicas: 0 });
+      return rolloutLeft(target(kind), { metadata: { name: "shop", ...generation && { generation } }, spec });
+    };
+    assert.deepEqual([unseen("deployment"), unseen("daemonset"), unseen("deployment", 1)], [
+      "",
+      "",
+      "the controller to see it",
+    ]);
     assert.equal(rolledPods(target("statefulset"), workload(partition)), 1);
     assert.equal(rolledPods(target("daemonset"), workload({})), undefined);
   });
 
   it("of a StatefulSet gives up the pod with the highest ordinal, wherever these begin", () => {
+    const single = workload({});
+    delete single.spec.replicas;
+    assert.equal(highestOrdinal(target("statefulset"), single), "shop-0");
     assert.equal(highestOrdinal(target("statefulset"), workload({})), "shop-2");
     assert.equal(highestOrdinal(target("statefulset"), workload({ ordinals: { start: 5 } })), "shop-7");
   });
@@ -427,6 +533,11 @@ describe("a file of objects", () => {
     assert.deepEqual(parseObjects('{"kind":"A","metadata":{"name":"}{\\"]"},"spec":null}'), [
       { kind: "A", metadata: { name: '}{"]' } },
     ]);
+    const named = (name: string) => ({ kind: "A", metadata: { name, namespace: "" } });
+    assert.deepEqual(
+      parseObjects(["a", "b"].map((name) => JSON.stringify(named(name))).join("")),
+      ["a", "b"].map(named),
+    );
   });
 
   it("that is none is one line, which names object and field", () => {
@@ -438,6 +549,7 @@ describe("a file of objects", () => {
       ["---\nkind: Pod\n", /: of this YAML /],
       ["{", /^--check reads objects as JSON: '\{' is none$/],
       ["{} garbage", /: 'garbage' is none$/],
+      ["x".repeat(41), /: 'x{40}' is none$/],
       ["12", /^--check cannot read an object: object must be an object$/],
       ['{"metadata":{"name":"a"}}', /^--check cannot read a: kind is missing$/],
       ['{"kind":"Pod","metadata":{"name":"\\u001b[2J"},"spec":{}}', /^--check cannot read Pod\/\S*: spec\.containers is missing$/],
@@ -445,6 +557,8 @@ describe("a file of objects", () => {
       [deployment({ replicas: "2", template: { spec: { containers: [] } } }), /: spec\.replicas must be a number$/],
       [deployment({ template: { spec: { containers: [{ name: "a", command: "npm" }] } } }), /: spec\.template\.spec\.containers\[0\]\.command must be a list$/],
       [deployment({ template: { metadata: { labels: { a: {} } }, spec: { containers: [] } } }), /: spec\.template\.metadata\.labels must be a map$/],
+      [deployment({ template: { metadata: { labels: { a: "b", c: true } }, spec: { containers: [] } } }), /: spec\.template\.metadata\.labels must be a map$/],
+      [deployment({ template: { spec: { containers: [], shareProcessNamespace: "yes" } } }), /: spec\.template\.spec\.shareProcessNamespace must be a boolean$/],
     ];
     for (const [text, complaint] of complaints) {
       assert.throws(() => parseObjects(text), ({ message }: Error) => complaint.test(message), text);
@@ -455,7 +569,8 @@ describe("a file of objects", () => {
     const targets = (objects: object[], asked?: string) =>
       workloadsIn(parseObjects(JSON.stringify(objects)), asked === undefined ? undefined : parseTarget(asked), [])
         .map(({ target }) => targetInWords(target));
-    assert.deepEqual(targets([other, ...files()]), ["deployment/shop"]);
+    const peers = { kind: "Service", metadata: { name: "peers" }, spec: { selector: { app: "peers" } } };
+    assert.deepEqual(targets([other, peers, ...files()]), ["deployment/shop"]);
     assert.deepEqual(targets([other, ...files()], "worker"), ["deployment/worker"]);
     assert.deepEqual(targets([other]), ["deployment/worker"]);
     assert.throws(
@@ -466,6 +581,28 @@ describe("a file of objects", () => {
     const empty = { ...other, spec: { template: { spec: { containers: [] } } } };
     const [workload] = workloadsIn(parseObjects(JSON.stringify(empty)), undefined, []);
     assert.throws(() => inspect(workload!), /^Error: deployment\/worker has no containers$/);
+  });
+
+  it("has pods of which it says no endpoints, and pods of others", () => {
+    const { pods } = healthy();
+    const rulesOf = (app: string) => {
+      const labels = { app, tier: "web" };
+      const objects = pods.map((pod) => ({
+        ...structuredClone(pod),
+        kind: "Pod",
+        metadata: { ...pod.metadata, labels },
+      }));
+      objects[0]!.spec!.containers.push({ name: "linkerd-proxy" });
+      const [workload] = workloadsIn(parseObjects(JSON.stringify([...files(), ...objects])), undefined, []);
+      return inspect(workload!).predictions.map(({ rule }) => rule);
+    };
+    assert.deepEqual([rulesOf("shop"), rulesOf("other")], [["sidecar-ends-first"], []]);
+  });
+
+  it("has a Service by which others find it, and no other need be there", () => {
+    const objects = files(({ service }) => service.sessionAffinity = "ClientIP");
+    const [workload] = workloadsIn(parseObjects(JSON.stringify(objects)), undefined, []);
+    assert.deepEqual(inspect(workload!).predictions.map(({ rule }) => rule), ["session-affinity"]);
   });
 
   it("keeps namespaces apart", () => {

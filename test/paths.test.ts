@@ -81,6 +81,15 @@ const MOVES: [name: string, handovers: Handover[], rolledMs: number | null, pods
     [],
     [1],
   ],
+  ["calm since the first one had arrived", [moveOf(1, 1000, { reconnectMs: 10_000 }), moveOf(1, 41_000)], null, [], [
+    1,
+    2,
+  ]],
+  ["more calm than that", [moveOf(1, 1000, { reconnectMs: 10_000 }), moveOf(1, 41_001)], null, [], [1, 1]],
+  ["at the very beginning of a rollout", [moveOf(1, 100), moveOf(1, 500)], 500, [], [1, 1]],
+  ["just arrived as a rollout begins", [moveOf(1, 400), moveOf(1, 600)], 500, [], [1, 2]],
+  ["a cut", [moveOf(1, 1000, { symptom: "CUT_WITHOUT_NOTICE", verdict: "failed" }), moveOf(1, 3000)], null, [], [1, 2]],
+  ["a session that has not ended", [moveOf(1, 1000), moveOf(1, 3000, { endedMs: null })], null, [], [1]],
   ["a handover that led nowhere", [moveOf(1, 1000), moveOf(1, 3000, { to: null })], null, [], [1]],
 ];
 
@@ -108,14 +117,40 @@ test("rolloutOf() tells moves, disruptions and the busiest second of a server; n
     peak: { server: "pod-b", sessions: 2, atMs: 1100 },
     held: {},
   });
+  const moves = movesOf({ ...QUIET, handovers });
+  assert.deepEqual(handovers.map((handover) => moves.get(handover)?.disruption), [1, 1, 1, 1, 2]);
+});
+
+test("rolloutOf() counts arrivals in the order of their time, and none that nobody saw", () => {
+  const arrivals = (...times: (number | null)[]) => {
+    const handovers = times.map((arrivedMs, index) => moveOf(index + 1, 1000 + index, { arrivedMs }));
+    return rolloutOf({ ...QUIET, handovers })!.peak;
+  };
+  assert.deepEqual(arrivals(2500, 1200, 1300), { server: "pod-b", sessions: 2, atMs: 1200 });
+  assert.deepEqual(arrivals(null, 1200), { server: "pod-b", sessions: 1, atMs: 1200 });
+  assert.equal(arrivals(null), null);
+});
+
+test("rolloutFindings() has nothing to say where each session moved once, or nobody saw one arrive, or none moved", () => {
+  for (const handovers of [[moveOf(1, 1000), moveOf(2, 1000)], [moveOf(1, 1000, { arrivedMs: null })], []]) {
+    const moved = { ...QUIET, handovers };
+    assert.deepEqual(rolloutFindings(rolloutOf(moved), moved), []);
+  }
 });
 
 test("MOVED_AGAIN says how many sessions moved how often, and what to change", () => {
   const handovers = [1000, 2000, 3000].flatMap((endedMs, index) =>
     [1, 2, 3, 4].slice(0, 4 - index).map((slot) => moveOf(slot, endedMs))
   );
-  const moved = { ...QUIET, handovers };
-  const [finding, ...others] = rolloutFindings(rolloutOf(moved), moved);
+  const findingsOf = (handovers: Handover[]) => {
+    const moved = { ...QUIET, handovers };
+    return rolloutFindings(rolloutOf(moved), moved);
+  };
+  assert.match(
+    findingsOf(handovers.slice(0, 5))[0]!.text,
+    /^1 of the 4 sessions that moved moved twice in one disruption/,
+  );
+  const [finding, ...others] = findingsOf(handovers);
   assert.deepEqual([finding?.name, others], ["MOVED_AGAIN", []]);
   assert.match(
     finding!.text,
@@ -132,6 +167,7 @@ for (const [sessions, stormed] of [[99, false], [100, true], [250, true]] as con
     assert.equal(storm !== undefined, stormed);
     if (!stormed) return;
     assert.match(storm!.text, new RegExp(`^${sessions} sessions moved to pod-b within one second, at 1.10s`));
+    assert.match(storm!.text, new RegExp(`: ${1000 / sessions}ms of a core for each`));
     assert.match(storm!.text, new RegExp(`over ${Math.ceil(sessions / 100)}s or more`));
   });
 }
@@ -153,6 +189,7 @@ const CHANCES: [counts: number[], chance: number][] = [
   [[], 1],
   [[0, 0], 1],
   [[6, 6, 0], 3 * (2 / 3) ** 12],
+  [[8, 2, 2], 3 * 9969 / 3 ** 12],
 ];
 
 for (const [counts, chance] of CHANCES) {
@@ -184,7 +221,7 @@ const UNEVENNESS: [name: string, held: Record<string, number>, ready: typeof REA
     "all on one of two pods",
     { "pod-b": 10 },
     READY,
-    /^pod-b has 10 of 10 sessions, pod-c 0, 2 pods .* once in 512 runs/,
+    /^pod-b has 10 of 10 sessions, pod-c 0, 2 pods .* once in 512 runs; whoever balances does not spread/,
   ],
   ["nobody who tells which pods there are", { "pod-b": 10 }, null, null],
   [
@@ -198,6 +235,25 @@ const UNEVENNESS: [name: string, held: Record<string, number>, ready: typeof REA
     { "pod-b": 10 },
     LATE,
     /pod-n became ready 12.0s after the last session had moved/,
+  ],
+  [
+    "two servers, whichever is known first",
+    { "pod-b": 1, "pod-c": 19 },
+    null,
+    /^pod-c has 19 of 20 sessions, pod-b 1,/,
+  ],
+  ["a server among them that has no name", { "ws://x/ws": 10, "pod-b": 10 }, READY, null],
+  [
+    "a pod that was ready as the last session moved",
+    { "pod-b": 10 },
+    [READY[0]!, { name: "pod-n", readyMs: 1100 }],
+    /does not spread/,
+  ],
+  [
+    "a pod that came after the moves, where the others are uneven by themselves",
+    { "pod-b": 19, "pod-c": 1 },
+    [...READY, LATE[1]!],
+    /^pod-b has 19 of 20 sessions, pod-n 0, 3 pods .*does not spread/,
   ],
   ["servers that have no names", { "ws://x/ws": 10 }, READY, null],
   ["a pod that is not ready any more", { "pod-a": 10, "pod-b": 5, "pod-c": 4 }, READY, null],

@@ -214,6 +214,7 @@ test("a dialect of one's own has the parts that it is given, and no others", () 
   });
   const { subprotocol, headers, open, heartbeat, serverHeader } = own({ ready: "^hi" });
   assert.deepEqual([subprotocol, headers, open, heartbeat, serverHeader], [[], {}, [], undefined, undefined]);
+  assert.deepEqual(describeDialect("my.json", parseDialect('{"codes":[1005,4000]}'), {}).codes, [1005, 4000]);
   for (const name of ["v1", "phoenix"]) assert.equal(own({}, name), dialectNamed(name)); // compiled once
 });
 
