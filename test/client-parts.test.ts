@@ -34,7 +34,8 @@ import {
   PROBE_HEADER,
   type Values,
 } from "../protocol.ts";
-import { data, recording, startPeer } from "./helper.ts";
+import { recording } from "./cluster.ts";
+import { data, startPeer } from "./helper.ts";
 
 const SILENT: Log = { line: () => {}, each: () => {}, end: () => {} };
 

@@ -14,23 +14,9 @@ import {
 import type { Result } from "../client.ts";
 // deno-fmt-ignore
 import { timeline } from "../report.mjs";
-import {
-  type Answer,
-  type ApiRequest,
-  certificate,
-  connect,
-  deadUrl,
-  edited,
-  type Program,
-  type Recorded,
-  recordedVictim,
-  recording,
-  seeded,
-  start,
-  startCluster,
-  startServer,
-  twoNodes,
-} from "./helper.ts";
+import { type Answer, type ApiRequest, certificate } from "./api-server.ts";
+import { edited, type Recorded, recordedVictim, recording, startCluster, twoNodes } from "./cluster.ts";
+import { connect, deadUrl, type Program, seeded, start, startServer } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
 
@@ -2012,7 +1998,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       assert.deepEqual(written, writes);
       assert.deepEqual([cluster.deployment.spec.replicas, cluster.playing()], [2, false]);
       assert.deepEqual(
-        [...cluster.lists.pods.values()].flatMap(({ metadata }) => Object.keys(metadata.annotations ?? {})),
+        cluster.list("pods").flatMap(({ metadata }) => Object.keys(metadata.annotations ?? {})),
         [],
       );
     });
@@ -2159,8 +2145,8 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   });
 
   /** As the API server has it; undefined also for a pod that is gone, as it may be once it was scaled in. */
-  const costNow = ({ lists, victim }: Started) =>
-    [...lists.pods.values()].find(({ metadata }) => metadata.name === victim)
+  const costNow = ({ list, victim }: Started) =>
+    list("pods").find(({ metadata }) => metadata.name === victim)
       ?.metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"];
 
   it("(scale-in) takes the pod's cost away on SIGTERM before it has scaled", async (t) => {
@@ -2631,7 +2617,8 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     cluster.play();
     await client.line(/ endpoint .*: endpoint terminating/);
     const bookmark = { type: "BOOKMARK", object: { kind: "Event", metadata: { resourceVersion: "123456" } } };
-    const lastOf = (stream: "pods" | "endpointslices") => cluster.past[stream].at(-1)!.object!.metadata.resourceVersion;
+    const lastOf = (stream: "pods" | "endpointslices") =>
+      cluster.past.findLast((told) => told.stream === stream)!.object.metadata.resourceVersion;
     const expected = [lastOf("pods"), lastOf("endpointslices"), "123456"];
     for (const { stream, response } of [...cluster.watches]) {
       if (stream === "events") response.write(`${JSON.stringify(bookmark)}\n`);

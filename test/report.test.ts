@@ -14,7 +14,8 @@ import { WebSocket } from "ws";
 import type { Result } from "../client.ts";
 import { CAUSES, type Handover, type PodReport, REMEDIES, type Symptom } from "../protocol.ts";
 import { pageData } from "../report.mjs";
-import { run, slackMs, start, startClient, startCluster, startServer } from "./helper.ts";
+import { startCluster } from "./cluster.ts";
+import { run, slackMs, start, startClient, startServer } from "./helper.ts";
 
 const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"].find((name) =>
   spawnSync(name, ["--version"]).status === 0
