@@ -1,4 +1,4 @@
-/** What the tests' clusters share: HTTPS as Kubernetes' API server speaks it, watches, and time that ends with the test. */
+/** What the tests' clusters share: HTTPS as an API server speaks it, objects with their watches, and timers. */
 import { spawnSync } from "node:child_process";
 import { EventEmitter } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -44,10 +44,13 @@ export interface ApiRequest {
 export type Answer = { status: number; body: unknown; headers?: Record<string, string> } | undefined;
 
 export const ok = (body: unknown, status = 200): Answer => ({ status, body });
-
-export const failure = (code: number, message: string): Answer => {
+export const refuse = (code: number, message: string, headers: Record<string, string> = {}): Answer => {
   const reason = STATUS_CODES[code]!.replaceAll(" ", "");
-  return ok({ kind: "Status", apiVersion: "v1", status: "Failure", reason, message, code }, code);
+  return {
+    status: code,
+    body: { kind: "Status", apiVersion: "v1", status: "Failure", reason, message, code },
+    headers,
+  };
 };
 
 /** Serves HTTPS until the test ends, and returns the port. What gets no answer has the response for itself. */
@@ -68,9 +71,7 @@ export async function startApiServer(
   }
   const { cert, key } = certificate()!;
   const server = createServer({ cert, key }, (message, response) => void onRequest(message, response));
-  const port = await listen(t, server);
-  t.after(() => server.closeAllConnections());
-  return port;
+  return await listen(t, server);
 }
 
 /** Objects by key, which is RESOURCE/…, all that happened to them so far, and those who watch. */

@@ -346,7 +346,6 @@ test("a LivePage shows its viewers what is new, and lets in eight", async (t) =>
     if (answer !== undefined) response.writeHead(answer.status).end(answer.body);
   });
   const port = await listen(t, server);
-  t.after(() => server.closeAllConnections());
   const look = () => {
     const socket = connectTcp({ port, host: "127.0.0.1" });
     socket.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect as connectTcp, createServer as createTcpServer, type Socket } from "node:net";
 import type { TestContext } from "node:test";
 import type { KubernetesObject, Stream, WorkloadObject } from "../protocol.ts";
-import { type Answer, type ApiRequest, certificate, failure, ok, startApiServer, Store, timers } from "./api-server.ts";
+import { type Answer, type ApiRequest, certificate, ok, refuse, startApiServer, Store, timers } from "./api-server.ts";
 import { listen, startProgram } from "./helper.ts";
 
 /** A line of a recording (test/fixtures): what a list or a watch of Kubernetes 1.36 sent, `t` ms after the disruption. */
@@ -32,9 +32,8 @@ export function edited(name: string, change: (object: KubernetesObject, line: Re
 }
 
 /** The pod that a recording ends first. */
+export const victimOf = (lines: Recorded[]): string => lines.find(({ command }) => command !== undefined)!.pod!;
 export const recordedVictim = (name: string): string => victimOf(recording(name));
-
-const victimOf = (lines: Recorded[]): string => lines.find(({ command }) => command !== undefined)!.pod!;
 
 /** The recorded eviction, with the other pods on another node. */
 export function twoNodes(): Recorded[] {
@@ -79,7 +78,7 @@ export async function startCluster(t: TestContext, recorded: string | Recorded[]
   const apiPort = await startApiServer(t, async (request, response) => {
     requests.push(request);
     const isKnown = request.authorization === `Bearer ${readFileSync(`${folder}/token`, "utf8")}`;
-    if (!isKnown) return failure(401, "Unauthorized");
+    if (!isKnown) return refuse(401, "Unauthorized");
     const answer = await options.answer?.(request) ?? api.usualAnswer(request);
     if (answer === undefined) store.watch(response, request.path.split("/").at(-1)!, request.query);
     return answer;
@@ -136,15 +135,15 @@ class Pods {
     t.after(() => this.over = true);
   }
 
-  /** The process of a pod, started if need be: those of the list at the first connection, others once they are there. */
+  /** The process of a pod, started if need be: those listed at the first connection, others once they are there. */
   start(name: string): ReturnType<typeof startProgram> {
     const known = this.#processes.get(name);
     if (known !== undefined) return known;
     const { program = "dist/server.js", flags = [] } = this.#options;
     const pace = ["--interval=50", "--remaining=2", "--remaining-interval=20"];
     const isVictim = name === this.victim;
-    const own = isVictim && !this.playing ? flags : [];
-    const started = startProgram(this.#t, program, ...pace, `--name=${name}`, ...own);
+    const own = [`--name=${name}`, ...isVictim && !this.playing ? flags : []];
+    const started = startProgram(this.#t, program, ...pace, ...own);
     this.#processes.set(name, started);
     started.catch(() => {}); // the test is over before it listens
     if (isVictim) started.then(({ child }) => child.once("exit", () => this.#onVictimExit(name)), () => {});
@@ -251,10 +250,7 @@ function reset(socket: Socket): void {
 /** The workload as its controller has it, which sees every change of its pods at once. */
 class Workload {
   readonly path: string;
-  readonly deployment: {
-    metadata: { name: string; generation: number };
-    spec: WorkloadObject["spec"] & { replicas: number };
-  };
+  readonly deployment;
   readonly #store: Store;
   /** The pods of its first template, by uid. */
   readonly #first: Set<string>;
@@ -318,7 +314,7 @@ class ApiServer {
       return ok({ metadata: { resourceVersion: String(this.#store.version) }, items });
     }
     if (resource === "pods") return this.#answerPod(method, name!, body);
-    if (`${resource}/${name}` !== this.workload.path) return failure(404, `${resource}.apps "${name}" not found`);
+    if (`${resource}/${name}` !== this.workload.path) return refuse(404, `${resource}.apps "${name}" not found`);
     return method === "GET" ? ok(this.workload.object) : this.#changeWorkload(subresource, body);
   }
 
@@ -333,7 +329,7 @@ class ApiServer {
   /** A delete, an eviction, or notes on a pod. */
   #answerPod(method: string, name: string, body: KubernetesObject): Answer {
     const [pod] = this.#store.list("pods", ({ metadata }) => metadata.name === name);
-    if (pod === undefined) return failure(404, `pods "${name}" not found`);
+    if (pod === undefined) return refuse(404, `pods "${name}" not found`);
     if (method === "GET") return ok(pod);
     if (method === "PATCH") this.#annotate(pod, body);
     else this.#pods.play();
@@ -353,7 +349,7 @@ class ApiServer {
     const { metadata, spec } = this.workload.deployment;
     if (subresource === "scale") {
       const [test, replace] = body;
-      if (test!.value !== spec.replicas) return failure(422, "the server rejected our request");
+      if (test!.value !== spec.replicas) return refuse(422, "the server rejected our request");
       spec.replicas = replace!.value;
     } else metadata.generation++;
     this.#pods.play();

@@ -2,6 +2,7 @@
 import { Buffer } from "node:buffer";
 import { type ChildProcess, type ChildProcessByStdio, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import type { Server as HttpServer } from "node:http";
 import { connect as connectTcp, createServer as createTcpServer, type Server, type Socket } from "node:net";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import process from "node:process";
@@ -269,9 +270,12 @@ export async function startNetwork(t: TestContext, port: number) {
   return { url: `ws://127.0.0.1:${proxyPort}/ws`, swallow: () => swallowing = true };
 }
 
-/** Lets a server listen on a free port, which is returned, until the test ends. */
-export async function listen(t: TestContext, server: Server): Promise<number> {
-  t.after(() => server.close());
+/** Lets a server listen on a free port, which is returned, until the test ends; HTTP's idle connections end with it. */
+export async function listen(t: TestContext, server: Server | HttpServer): Promise<number> {
+  t.after(() => {
+    server.close();
+    if ("closeAllConnections" in server) server.closeAllConnections();
+  });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return (server.address() as { port: number }).port;

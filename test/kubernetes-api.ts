@@ -11,13 +11,12 @@ import { createInterface } from "node:readline";
 import type { TestContext } from "node:test";
 // deno-fmt-ignore
 import {
-  type Answer, type Anything, type ApiRequest, certificate, failure, ok, startApiServer, Store, timers,
+  type Answer, type Anything, type ApiRequest, certificate, ok, refuse, startApiServer, Store, timers,
 } from "./api-server.ts";
 import type { startCluster } from "./cluster.ts";
 import { start } from "./helper.ts";
 
 export const NAMESPACE = "rec";
-
 type Cluster = Awaited<ReturnType<typeof startCluster>>;
 export interface Need {
   verb: string;
@@ -250,7 +249,7 @@ class Jobs {
 
   sendLog(response: ServerResponse, name: string, query: URLSearchParams): Answer {
     const log = this.logs.get(name);
-    if (log === undefined) return failure(400, "container is waiting to start: ContainerCreating");
+    if (log === undefined) return refuse(400, "container is waiting to start: ContainerCreating");
     const { loses, cuts } = this.#scenario;
     const reading = ++log.readings;
     response.writeHead(200, { "content-type": "text/plain" });
@@ -269,8 +268,7 @@ class Jobs {
     };
     this.#store.news.on("news", onNews);
     response.on("close", () => this.#store.news.off("news", onNews));
-    onNews();
-    return undefined;
+    return void onNews();
   }
 }
 
@@ -296,23 +294,25 @@ class KubernetesApi {
       /^\/((?:api|apis\/[^/]+)\/[^/]+)\/(?:namespaces\/([^/]+)\/)?([^/]+)(?:\/([^/]+))?(?:\/([^/]+))?$/.exec(path) ??
         [];
     const kind = KINDS[base!]?.find((kind) => pluralOf(kind) === plural);
-    if (kind === undefined) return failure(404, "the server could not find the requested resource");
+    if (kind === undefined) return refuse(404, "the server could not find the requested resource");
     const verb = { PATCH: "patch", POST: "create", PUT: "update", DELETE: "delete" }[method] ??
       (name === undefined ? "list" : "get");
     const resource = subresource === undefined ? plural! : `${plural}/${subresource}`;
     if (this.#scenario.denies?.({ verb, resource })) {
       const right = `${verb} resource "${resource}" in API group "" in the namespace "${NAMESPACE}"`;
-      return failure(403, `${resource} is forbidden: User "jane" cannot ${right}`);
+      return refuse(403, `${resource} is forbidden: User "jane" cannot ${right}`);
     }
     const found = namespace === NAMESPACE ? this.#store.objects.get(`${plural}/${name}`) : undefined;
     if (verb === "list") return this.#list(response, base!, kind, query);
     if (verb === "get" && subresource === "log") return this.#jobs.sendLog(response, name!, query);
     if (verb === "create" || (verb === "patch" && subresource === undefined)) return this.#write(found, body);
-    if (found === undefined) return failure(404, `${plural} "${name}" not found`);
+    if (found === undefined) return refuse(404, `${plural} "${name}" not found`);
     if (subresource === "scale") return this.#scale(found, body?.spec.replicas);
     if (verb === "get") return ok(this.#liveOf(found));
-    if (verb === "delete") return this.#delete(found);
-    return failure(405, `${method} ${path}`);
+    if (verb !== "delete") return refuse(405, `${method} ${path}`);
+    if (kind === "Job") return ok(this.#jobs.remove(found));
+    drop(this.#store, keyOf(found));
+    return ok({ kind: "Status", apiVersion: "v1", status: "Success", details: { uid: found.metadata.uid } });
   }
 
   #review({ spec }: Anything): Answer {
@@ -356,12 +356,6 @@ class KubernetesApi {
     const kept = put(this.#store, { ...found, ...object, metadata: { ...found?.metadata, ...object.metadata } });
     if (kept.kind === "Job" && found === undefined) this.#jobs.start(kept);
     return ok(kept, found === undefined ? 201 : 200);
-  }
-
-  #delete(found: Anything): Answer {
-    if (found.kind === "Job") return ok(this.#jobs.remove(found));
-    drop(this.#store, keyOf(found));
-    return ok({ kind: "Status", apiVersion: "v1", status: "Success", details: { uid: found.metadata.uid } });
   }
 }
 

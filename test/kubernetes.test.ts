@@ -14,8 +14,8 @@ import {
 import type { Result } from "../client.ts";
 // deno-fmt-ignore
 import { timeline } from "../report.mjs";
-import { type Answer, type ApiRequest, certificate } from "./api-server.ts";
-import { edited, type Recorded, recordedVictim, recording, startCluster, twoNodes } from "./cluster.ts";
+import { type Answer, type ApiRequest, certificate, refuse } from "./api-server.ts";
+import { edited, type Recorded, recordedVictim, recording, startCluster, twoNodes, victimOf } from "./cluster.ts";
 import { connect, deadUrl, type Program, seeded, start, startServer } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
@@ -439,8 +439,6 @@ function watch(lines: Recorded[], untilMs = Infinity, cluster = new Cluster()): 
 function podNamed(cluster: Cluster, name: string): Pod {
   return [...cluster.pods.values()].find((pod) => pod.name.endsWith(name))!;
 }
-
-const victimOf = (lines: Recorded[]): string => lines.find(({ command }) => command !== undefined)!.pod!;
 
 /** A session with a DATA a second, its end as a client saw it, and the next session, judged. */
 function handoverOf(sight: Sight, from: string): Handover {
@@ -1649,11 +1647,6 @@ function rightOf({ method, path, query }: ApiRequest): string {
 }
 
 const writesOf = ({ requests }: Started) => requests.filter(({ method }) => method !== "GET");
-const refuse = (status: number, message: string, headers: Record<string, string> = {}): Answer => ({
-  status,
-  body: { kind: "Status", code: status, message },
-  headers,
-});
 const forever = () => new Promise<Answer>(() => {});
 
 function assertBetween(value: number | null | undefined, least: number, most: number, what: string): void {
