@@ -33,12 +33,11 @@ export function edited(name: string, change: (object: KubernetesObject, line: Re
 
 /** The pod that a recording ends first. */
 export const victimOf = (lines: Recorded[]): string => lines.find(({ command }) => command !== undefined)!.pod!;
-export const recordedVictim = (name: string): string => victimOf(recording(name));
 
 /** The recorded eviction, with the other pods on another node. */
 export function twoNodes(): Recorded[] {
   return edited("evict", ({ metadata, spec }) => {
-    if (spec && metadata.name !== recordedVictim("evict")) spec.nodeName = "node-2";
+    if (spec && metadata.name !== victimOf(recording("evict"))) spec.nodeName = "node-2";
   });
 }
 

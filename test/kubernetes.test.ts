@@ -15,7 +15,7 @@ import type { Result } from "../client.ts";
 // deno-fmt-ignore
 import { timeline } from "../report.mjs";
 import { type Answer, type ApiRequest, certificate, refuse } from "./api-server.ts";
-import { edited, type Recorded, recordedVictim, recording, startCluster, twoNodes, victimOf } from "./cluster.ts";
+import { edited, type Recorded, recording, startCluster, twoNodes, victimOf } from "./cluster.ts";
 import { connect, deadUrl, type Program, seeded, start, startServer } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
@@ -1791,7 +1791,7 @@ const skip = certificate() === null && "openssl makes the API server's certifica
 describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   // The longest first: two minutes, in which the others run.
   it("(drain) ends where a budget keeps a pod because no other node takes what replaces the first, and names it", async (t) => {
-    const victim = recordedVictim("evict");
+    const victim = victimOf(recording("evict"));
     const [kept] = recording("evict")[0]!.list!.items.map(({ metadata }) => metadata.name)
       .filter((name) => name.startsWith("server-") && name !== victim);
     const lines = edited("evict", ({ metadata: { name }, spec, status }) => {
@@ -2428,7 +2428,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   });
 
   it("(drain) ends with a verdict where no other node takes what replaces the pods: there was nowhere to go", async (t) => {
-    const victim = recordedVictim("evict");
+    const victim = victimOf(recording("evict"));
     const { uid } = recording("evict")[0]!.list!.items.find(({ metadata }) => metadata.name === victim)!.metadata;
     const isStranger = ({ metadata: { name } }: KubernetesObject) => name.startsWith("server-") && name !== victim;
     const lines = edited("evict", (object) => {
