@@ -34,7 +34,8 @@ import {
   PROBE_HEADER,
   type Values,
 } from "../protocol.ts";
-import { data, recording, startPeer } from "./helper.ts";
+import { recording } from "./cluster.ts";
+import { data, listen, startPeer } from "./helper.ts";
 
 const SILENT: Log = { line: () => {}, each: () => {}, end: () => {} };
 
@@ -344,13 +345,7 @@ test("a LivePage shows its viewers what is new, and lets in eight", async (t) =>
     const answer = page.admit(response);
     if (answer !== undefined) response.writeHead(answer.status).end(answer.body);
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  t.after(() => {
-    server.close();
-    server.closeAllConnections();
-  });
-  const { port } = server.address() as { port: number };
+  const port = await listen(t, server);
   const look = () => {
     const socket = connectTcp({ port, host: "127.0.0.1" });
     socket.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");

@@ -19,6 +19,7 @@ import {
   data,
   deadUrl,
   hostileFrame,
+  listen,
   run,
   seeded,
   slackMs,
@@ -237,13 +238,8 @@ async function startTcp(t: TestContext, onSocket: (socket: Socket) => void) {
     sockets.push(socket.on("error", () => {}));
     onSocket(socket);
   });
-  server.listen(0, "127.0.0.1");
-  t.after(() => {
-    server.close();
-    for (const socket of sockets) socket.destroy();
-  });
-  await once(server, "listening");
-  return `ws://127.0.0.1:${(server.address() as { port: number }).port}/ws`;
+  t.after(() => sockets.forEach((socket) => socket.destroy()));
+  return `ws://127.0.0.1:${await listen(t, server)}/ws`;
 }
 
 const answerWith = (status: string) => (t: TestContext) =>

@@ -371,7 +371,6 @@ const CAUSES: Case[] = [
   ["longer before its hook failed", [deleted(0), told("prestop-failed", 2101), exited(7000, 0)], cutAt(1000), "INTERMEDIARY_CUT", { spec: sleeping(5) }],
   ["after a hook had failed of which nothing is known", [deleted(0), told("prestop-failed", 500), exited(7000, 0)], cutAt(4000), "INTERMEDIARY_CUT"],
   // At SIGTERM and after it.
-  ["as its process, whose stamp seems to be before the deletion", [deleted(1000), exited(960, 0)], cutAt(1000), "EXITED_AT_SIGTERM: exit 0 0ms after the deletion"],
   ["2 s after its pod stopped serving", [deleted(0), told("not-serving", 100), exited(2100, 0)], cutAt(2100), "EXITED_AT_SIGTERM: exit 0 2.10s after the deletion"],
   ["longer after its pod stopped serving", [deleted(0), told("not-serving", 100), exited(2101, 0)], cutAt(2101), "EXITED_AT_SIGTERM: exit 0 2.10s after the deletion, its upgraded connections with it"],
   ["that fell silent before SIGTERM", [deleted(0), exited(5100, 0)], cutAt(1000, silent), "EXITED_AT_SIGTERM", { spec: sleeping(5) }],

@@ -14,23 +14,9 @@ import {
 import type { Result } from "../client.ts";
 // deno-fmt-ignore
 import { timeline } from "../report.mjs";
-import {
-  type Answer,
-  type ApiRequest,
-  certificate,
-  connect,
-  deadUrl,
-  edited,
-  type Program,
-  type Recorded,
-  recordedVictim,
-  recording,
-  seeded,
-  start,
-  startCluster,
-  startServer,
-  twoNodes,
-} from "./helper.ts";
+import { type Answer, type ApiRequest, certificate, refuse } from "./api-server.ts";
+import { edited, type Recorded, recording, startCluster, twoNodes, victimOf } from "./cluster.ts";
+import { connect, deadUrl, type Program, seeded, start, startServer } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
 
@@ -460,8 +446,6 @@ function watch(lines: Recorded[], untilMs = Infinity, cluster = new Cluster()): 
 function podNamed(cluster: Cluster, name: string): Pod {
   return [...cluster.pods.values()].find((pod) => pod.name.endsWith(name))!;
 }
-
-const victimOf = (lines: Recorded[]): string => lines.find(({ command }) => command !== undefined)!.pod!;
 
 /** A session with a DATA a second, its end as a client saw it, and the next session, judged. */
 function handoverOf(sight: Sight, from: string): Handover {
@@ -1670,11 +1654,6 @@ function rightOf({ method, path, query }: ApiRequest): string {
 }
 
 const writesOf = ({ requests }: Started) => requests.filter(({ method }) => method !== "GET");
-const refuse = (status: number, message: string, headers: Record<string, string> = {}): Answer => ({
-  status,
-  body: { kind: "Status", code: status, message },
-  headers,
-});
 const forever = () => new Promise<Answer>(() => {});
 
 function assertBetween(value: number | null | undefined, least: number, most: number, what: string): void {
@@ -1818,7 +1797,7 @@ const skip = certificate() === null && "openssl makes the API server's certifica
 describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   // The longest first: two minutes, in which the others run.
   it("(drain) ends where a budget keeps a pod because no other node takes what replaces the first, and names it", async (t) => {
-    const victim = recordedVictim("evict");
+    const victim = victimOf(recording("evict"));
     const [kept] = recording("evict")[0]!.list!.items.map(({ metadata }) => metadata.name)
       .filter((name) => name.startsWith("server-") && name !== victim);
     const lines = edited("evict", ({ metadata: { name }, spec, status }) => {
@@ -2018,7 +1997,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       assert.deepEqual(written, writes);
       assert.deepEqual([cluster.deployment.spec.replicas, cluster.playing()], [2, false]);
       assert.deepEqual(
-        [...cluster.lists.pods.values()].flatMap(({ metadata }) => Object.keys(metadata.annotations ?? {})),
+        cluster.list("pods").flatMap(({ metadata }) => Object.keys(metadata.annotations ?? {})),
         [],
       );
     });
@@ -2165,8 +2144,8 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   });
 
   /** As the API server has it; undefined also for a pod that is gone, as it may be once it was scaled in. */
-  const costNow = ({ lists, victim }: Started) =>
-    [...lists.pods.values()].find(({ metadata }) => metadata.name === victim)
+  const costNow = ({ list, victim }: Started) =>
+    list("pods").find(({ metadata }) => metadata.name === victim)
       ?.metadata.annotations?.["controller.kubernetes.io/pod-deletion-cost"];
 
   it("(scale-in) takes the pod's cost away on SIGTERM before it has scaled", async (t) => {
@@ -2455,7 +2434,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   });
 
   it("(drain) ends with a verdict where no other node takes what replaces the pods: there was nowhere to go", async (t) => {
-    const victim = recordedVictim("evict");
+    const victim = victimOf(recording("evict"));
     const { uid } = recording("evict")[0]!.list!.items.find(({ metadata }) => metadata.name === victim)!.metadata;
     const isStranger = ({ metadata: { name } }: KubernetesObject) => name.startsWith("server-") && name !== victim;
     const lines = edited("evict", (object) => {
@@ -2637,7 +2616,8 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     cluster.play();
     await client.line(/ endpoint .*: endpoint terminating/);
     const bookmark = { type: "BOOKMARK", object: { kind: "Event", metadata: { resourceVersion: "123456" } } };
-    const lastOf = (stream: "pods" | "endpointslices") => cluster.past[stream].at(-1)!.object!.metadata.resourceVersion;
+    const lastOf = (stream: "pods" | "endpointslices") =>
+      cluster.past.findLast((told) => told.stream === stream)!.object.metadata.resourceVersion;
     const expected = [lastOf("pods"), lastOf("endpointslices"), "123456"];
     for (const { stream, response } of [...cluster.watches]) {
       if (stream === "events") response.write(`${JSON.stringify(bookmark)}\n`);

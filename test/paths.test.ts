@@ -1,6 +1,5 @@
 /** Several ways to the same pods, and what a rollout does to sessions: the pure parts from tables, the rest with real sockets. */
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { connect as connectTcp, createServer, type Socket } from "node:net";
 import process from "node:process";
 import { test, type TestContext } from "node:test";
@@ -18,7 +17,7 @@ import {
   rolloutOf,
 } from "../protocol.ts";
 import { compare, render, renderJunit, renderMarkdown } from "../report.mjs";
-import { deadUrl, run, startClient, startPeer, startServer } from "./helper.ts";
+import { deadUrl, listen, run, startClient, startPeer, startServer } from "./helper.ts";
 
 const JUDGED = judgedOnce();
 
@@ -415,12 +414,8 @@ async function startWay(t: TestContext, route: (nth: number) => number, cuts = f
       if (cuts && bytes.includes('"SHUTDOWN"')) setImmediate(() => near.destroy());
     });
   });
-  t.after(() => {
-    server.close();
-    for (const socket of sockets) socket.destroy();
-  });
-  await once(server.listen(0, "127.0.0.1"), "listening");
-  return `ws://127.0.0.1:${(server.address() as { port: number }).port}/ws`;
+  t.after(() => sockets.forEach((socket) => socket.destroy()));
+  return `ws://127.0.0.1:${await listen(t, server)}/ws`;
 }
 
 const portOf = (url: string) => Number(new URL(url).port);

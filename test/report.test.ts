@@ -14,7 +14,8 @@ import { WebSocket } from "ws";
 import type { Result } from "../client.ts";
 import { CAUSES, type Handover, type PodReport, REMEDIES, type Symptom } from "../protocol.ts";
 import { pageData } from "../report.mjs";
-import { run, slackMs, start, startClient, startCluster, startServer } from "./helper.ts";
+import { startCluster } from "./cluster.ts";
+import { listen, run, slackMs, start, startClient, startServer } from "./helper.ts";
 
 const CHROMIUM = ["chromium", "chromium-browser", "google-chrome"].find((name) =>
   spawnSync(name, ["--version"]).status === 0
@@ -890,16 +891,11 @@ describe("the report", { skip, concurrency: 3 }, () => {
         );
       } else response.writeHead(404).end();
     });
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    t.after(() => {
-      server.close();
-      server.closeAllConnections();
-    });
+    const port = await listen(t, server);
     const say = (snapshot: Result, running = true) => events!.write(`data: ${pageData(snapshot, running)}\n\n`);
 
     const tab = await chromium.open(t);
-    await tab.goTo(`http://127.0.0.1:${(server.address() as { port: number }).port}/`);
+    await tab.goTo(`http://127.0.0.1:${port}/`);
     await tab.wait(`document.querySelector("#live").dataset.state === "live"`);
     const told = result.handovers.map(({ endedMs, noticeMs }) => endedMs! - noticeMs!);
     say(asOf(result, Math.min(...told) - 20));
