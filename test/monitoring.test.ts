@@ -344,19 +344,26 @@ describe("a real Prometheus", { skip }, () => {
   });
 
   it("raises the alerts when a promise is broken", async (t) => {
-    const { victim, admins } = await rehearse(t, "--fault=exit-mid-drain", "--remaining=5");
+    const { victim, client, admins } = await rehearse(t, "--fault=exit-mid-drain", "--remaining=5");
     const { draw, firing } = await startPrometheus(t, admins);
     await until("the sessions", async () => last(await draw(panel("Sessions"))) === 8 || undefined);
     assert.deepEqual(await firing(), []);
     victim.child.kill("SIGTERM");
-    const alerts = await until("both alerts", async () => {
-      const labels = await firing();
-      return labels.length >= 2 ? labels : undefined;
+    // On a busy machine a server that exits may have been silent before: what the client calls it is what the alert says.
+    const symptomsOf = () =>
+      new Set(client.lines.flatMap((line) => / handover .* ([A-Z_]{5,})$/.exec(line)?.[1] ?? []));
+    await client.line(/ handover .* (CUT_DURING_DRAIN|STALLED)$/);
+    const told = await until("the alerts", async () => {
+      const labels = (await firing()).map(({ alertname, symptom, direction }) =>
+        `${alertname} ${symptom ?? direction}`
+      );
+      const [expected, found] = [
+        [...symptomsOf()].map((one) => `GracefulShutdownHandoverFailed ${one}`),
+        labels.sort(),
+      ];
+      return [...expected, "GracefulShutdownMessagesLost down"].sort().join() === found.join() ? found : undefined;
     });
-    assert.deepEqual(alerts.map(({ alertname, symptom, direction }) => [alertname, symptom ?? direction]).sort(), [
-      ["GracefulShutdownHandoverFailed", "CUT_DURING_DRAIN"],
-      ["GracefulShutdownMessagesLost", "down"],
-    ]);
+    assert.ok(told.length >= 2);
     await until("the loss", async () => last(await draw(panel("Messages lost"))) > 0 || undefined);
   });
 });
