@@ -40,7 +40,7 @@ const COLUMNS = [
 
 console.log(
   "Rehearsals: SIGTERM to exit of the victim, while its clients redial; beside it the same script over raw TCP,\n" +
-    "and over the WebSocket library alone, without JSON and judgement: the least that any WebSocket program here can reach.\n" +
+    "and over the WebSocket library alone, without JSON and judgement.\n" +
     `The row of ${LARGEST} sessions has the medians of its runs.\n`,
 );
 print(COLUMNS.map(([name]) => name));
