@@ -20,7 +20,7 @@ import { type ClientOptions, type RawData, WebSocket } from "ws";
 // deno-fmt-ignore
 import {
   type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, called, type Cause, CAUSES, checkCertificates, checkPair,
-  CLOSED, closeCode, closeReason, Cluster, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
+  CLOSED, closeCode, closeReason, Cluster, codesOf, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
   describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
   followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
@@ -479,8 +479,8 @@ export class Run {
     const access = followAccess(settings, this.#log);
     const dialect = chooseDialect(settings);
     this.#evenLives = new EvenLives((name, code) => {
-      const { codes } = name === dialect.name ? dialect : dialectNamed(name);
-      return (settings.expectCode.length > 0 ? settings.expectCode : codes).includes(code);
+      const spoken = name === dialect.name ? dialect : dialectNamed(name);
+      return codesOf({ dialect: spoken }, settings.expectCode).includes(code);
     });
     const said = [...Object.entries(dialect.headers), ...settings.header];
     const own = Object.fromEntries(said.map(([name, value]) => [name.toLowerCase(), value]));

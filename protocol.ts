@@ -863,7 +863,8 @@ function applyRules(facts: Facts, { expectCode }: Policy): Record<Rule, Mark> {
   };
 }
 
-function codesOf({ dialect }: Ledger, expectCode: readonly number[]): readonly number[] {
+/** The close codes that are graceful: those that were asked for, else the dialect's own. */
+export function codesOf({ dialect }: Pick<Ledger, "dialect">, expectCode: readonly number[]): readonly number[] {
   return expectCode.length > 0 ? expectCode : dialect.codes;
 }
 

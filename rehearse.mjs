@@ -155,7 +155,7 @@ function serverCommand({ own, handedThrough }, name, fault) {
 
 function clientCommand({ own, handedThrough, knowsEvidence }, addresses, reports) {
   const urls = addresses.flatMap((url) => ["--url", url]);
-  const files = reports.flatMap((file) => [`--report=${file}`]);
+  const files = reports.map((file) => `--report=${file}`);
   const flags = [...urls, "--admin-port", "0", "--handovers", "0", "--timeout", "0", ...files];
   // An older build knows no evidence, and names no cause.
   if (knowsEvidence) flags.push("--disrupt", "watch", "--evidence=-");
