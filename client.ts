@@ -22,7 +22,7 @@ import {
   type Answer, answerTo, backoffMs, betrayed, binaryText, byLabel, called, type Cause, CAUSES, checkCertificates, checkPair,
   CLOSED, closeCode, closeReason, Cluster, codesOf, companyOf, confirmedUpTo, count, createAdmin, createLog, createMetrics, cutWith, decode,
   describeDialect, diagnose, type Dialect, dialectNamed, type DialectParts, DIALECTS, differenceInWords, duration, encode, END_LATE_MS,
-  followFiles, type Frame, grouped, type Handover, integer, isEvidenceComplete, isHello, isMessage, isOnLivingPod, isProven, isSteady, judge,
+  followFiles, type Frame, grouped, type Handover, helloIn, integer, isEvidenceComplete, isMessage, isOnLivingPod, isProven, isSteady, judge,
   type KubernetesObject, Ledger, listen, type Log, LOG_FORMAT, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_TIMER_MS,
   milliseconds, type Moment, type Moved, observe, observeCluster, observeMissing, oneOf, openFilesLimit, parseDialect, parseToken, type PathDifference, pathDifferences,
   type Pod, podOf, type PodReport, PORT, printable, PROBE_HEADER, readSettings, readyEndpoints, redactUrl, type Redial,
@@ -1782,16 +1782,22 @@ export class Session {
       closeTimeout: MAX_TIMER_MS, // ours is #watch, which knows how late we are ourselves
       ...access,
     };
-    const { hostname } = new URL(url);
-    // Beside what --header says, as a browser would add to what it has.
-    const { cookie: given, ...others } = { cookie: undefined, ...access.headers } as Record<string, string | undefined>;
-    const cookie = [given, cookies?.for(hostname)].filter((one) => one).join("; ");
-    if (cookie !== "") options.headers = { ...others, cookie } as Record<string, string>;
+    const address = new URL(url);
+    const { hostname } = address;
+    const kept = cookies?.for(hostname) ?? "";
+    if (kept !== "") {
+      // Beside what --header says, as a browser would add to what it has.
+      const { cookie, ...others } = { cookie: undefined, ...access.headers } as Record<string, string | undefined>;
+      options.headers = { ...others, cookie: cookie ? `${cookie}; ${kept}` : kept } as Record<string, string>;
+    }
     const wanted = isAuto && dialect.subprotocol.length === 0 ? [SUBPROTOCOL] : [...dialect.subprotocol];
     const offered = this.#offered = offers ? wanted : [];
-    const ws = this.#ws = new WebSocket(url, [...offered], options);
+    const ws = this.#ws = new WebSocket(address, [...offered], options);
     const keepCookies = ({ headers }: IncomingMessage) => cookies?.enter(hostname, headers["set-cookie"]);
-    ws.on("upgrade", keepCookies).on("upgrade", (response) => this.#onUpgrade(response, podAt));
+    ws.on("upgrade", (response) => {
+      keepCookies(response);
+      this.#onUpgrade(response, podAt);
+    });
     ws.on("unexpected-response", (_request, response) => {
       keepCookies(response);
       this.#onRefusal(response);
@@ -1970,10 +1976,11 @@ export class Session {
 
   /** A message of another dialect; the first one may show which it is. */
   #hear(text: string): void {
-    if (this.#isGuess && isHello(text)) {
+    const hello = this.#isGuess ? helloIn(text) : undefined;
+    if (hello !== undefined) {
       this.#isAuto = this.#isGuess = false;
       this.ledger.dialect = dialectNamed("v1");
-      return this.#receive(decode(text) as Frame);
+      return this.#receive(hello);
     }
     const other = this.#isAuto ? betrayed(text) : undefined;
     this.#isAuto = false;

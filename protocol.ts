@@ -575,12 +575,13 @@ function misplaced(event: SessionEvent, place: string): SyntaxError {
   return new SyntaxError(`Cannot accept ${event.type} frame: it came ${place}`);
 }
 
-/** Whether a text is a HELLO: only that tells a server that speaks v1 from one that selects whatever is offered. */
-export function isHello(text: string): boolean {
+/** The HELLO that a text is, if it is one: only that tells a server that speaks v1 from one that selects whatever is offered. */
+export function helloIn(text: string): Frame | undefined {
   try {
-    return decode(text).type === "HELLO";
+    const frame = decode(text);
+    return frame.type === "HELLO" ? frame : undefined;
   } catch {
-    return false;
+    return undefined;
   }
 }
 
@@ -3753,6 +3754,7 @@ function redactLabels(labels: Record<string, unknown>): Record<string, unknown> 
 
 /** A text in which the URLs keep no secret: credentials and query values become `…`. */
 export function redactUrl(text: string): string {
+  if (!/[?@]/.test(text)) return text; // as most, and this is asked at every dial
   return text.replace(/(wss?|https?):\/\/[^\s"<>`]+/gi, (url) => {
     // A sentence's own punctuation is none of the URL's.
     const end = url.length - /[.,;:!?')\]]{0,3}$/.exec(url)![0].length;

@@ -56,6 +56,8 @@ const START_TIMEOUT_MS = 120_000;
 const STOP_AFTER_GRACE_MS = 25_000;
 const KILL_AFTER_GRACE_MS = 29_000;
 const POLL_INTERVAL_MS = 50;
+/** To answer, a client looks at each of its sessions: it is asked less often the more it has. */
+const POLL_INTERVAL_MS_PER_SESSION = 0.05;
 /** What the Service in between is late by less than this decides nothing. */
 const LATE_MS = 500;
 /** What kubelet leaves at the least from SIGTERM to SIGKILL, also where preStop has taken all the grace. */
@@ -847,12 +849,14 @@ function colours(stream) {
 class Client extends Program {
   #knowsEvidence;
   #reportFile;
+  #pollIntervalMs;
   #admin = "";
 
   constructor(guard, options, addresses) {
     const reportFile = join(guard.folder, "result.json");
     super(guard, "client", clientCommand(options, addresses, [reportFile]), colours(process.stdout));
     this.#knowsEvidence = options.knowsEvidence;
+    this.#pollIntervalMs = Math.max(POLL_INTERVAL_MS, POLL_INTERVAL_MS_PER_SESSION * options.sessions);
     this.#reportFile = reportFile;
   }
 
@@ -937,7 +941,7 @@ class Client extends Program {
   async #settles() {
     // The first such answer may have overtaken the news of a cut: what was there before it has been read by the second.
     for (let calm = 0; calm < 2 && !this.hasExited;) {
-      await pause(POLL_INTERVAL_MS);
+      await pause(this.#pollIntervalMs);
       const ready = await get(`${this.#admin}/readyz`);
       calm = ready?.status === 200 && ready.body.includes(", 0 handovers in flight") ? calm + 1 : 0;
     }

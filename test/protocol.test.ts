@@ -19,8 +19,8 @@ import {
   duration,
   encode,
   type Frame,
+  helloIn,
   type How,
-  isHello,
   isSendableCloseCode,
   isSteady,
   judge,
@@ -861,8 +861,8 @@ test("observe() keeps no more than 100 ranges, whether they are gaps, repeats or
   assert.throws(repeat, /more than 100 gaps, repeats and late messages/);
 });
 
-test("isHello() says false, and nothing else, of what is no frame", () => {
-  assert.deepEqual(["", "{", encode(HELLO), encode(ack(1))].map(isHello), [false, false, true, false]);
+test("helloIn() finds a HELLO, and says nothing of what is no frame", () => {
+  assert.deepEqual(["", "{", encode(HELLO), encode(ack(1))].map(helloIn), [undefined, undefined, HELLO, undefined]);
 });
 
 test("judge() calls a handover unfinished until it is late", () => {
