@@ -16,7 +16,7 @@ import type { Result } from "../client.ts";
 import { timeline } from "../report.mjs";
 import { type Answer, type ApiRequest, certificate, refuse } from "./api-server.ts";
 import { edited, type Recorded, recording, startCluster, twoNodes, victimOf } from "./cluster.ts";
-import { connect, deadUrl, type Program, seeded, start, startServer } from "./helper.ts";
+import { connect, deadUrl, type Program, seeded, slackMs, start, startServer } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
 
@@ -1661,17 +1661,20 @@ function assertBetween(value: number | null | undefined, least: number, most: nu
 }
 
 /** Matches a text, and the numbers in it that its groups catch are within bounds: in ms where a group has the unit. */
-function assertText(
-  text: string | null | undefined,
-  pattern: RegExp,
-  ...bounds: [least: number, most: number][]
-): void {
+function assertText(text: string | null | undefined, pattern: RegExp, ...bounds: Bounds[]): void {
   assert.match(text ?? "", pattern);
   const numbers = pattern.exec(text!)!.slice(1).map((found) =>
     Number(found.replace(/m?s$/, "")) * (/\ds$/.test(found) ? 1000 : 1)
   );
   numbers.forEach((number, index) => assertBetween(number, ...bounds[index]!, `number ${index + 1} of '${text}'`));
 }
+
+/** Bounds of what a client told, whose deletion it may have read late: by what it, or these tests, were late. */
+function withLateness({ witness }: Pick<Result, "witness">, bounds: Bounds[]): Bounds[] {
+  return bounds.map(([least, most]) => [least - witness.maxLateMs - slackMs(), most]);
+}
+
+type Bounds = [least: number, most: number];
 
 /** Moments in which lines first match, in the order of the patterns. */
 function assertOrder(lines: string[], ...patterns: RegExp[]): void {
@@ -1687,14 +1690,14 @@ function assertOrder(lines: string[], ...patterns: RegExp[]): void {
 interface Expected {
   symptom?: Symptom;
   cause?: Cause;
-  /** With the seconds that are in it, and their bounds on a busy machine. */
-  evidence?: [RegExp, ...[least: number, most: number][]];
+  /** With the times that are in it, and their bounds in ms. */
+  evidence?: [RegExp, ...Bounds[]];
   findings?: string[];
   flags?: string[];
 }
 
-/** In ms: preStop is over after 2 s, the grace after 8; a busy machine may read of the deletion as late as of the exit. */
-const EXITED_AT: [least: number, most: number] = [0, 8000];
+/** In ms: preStop is over after 2 s, by stamps of whole seconds; the grace after 8. */
+const EXITED_AT: Bounds = [1200, 8000];
 
 /** Disruption, recording, the victim's fault, and what the client must make of it. */
 // deno-fmt-ignore
@@ -1713,7 +1716,7 @@ const DRILLS: [disrupt: string, recorded: string, fault: string, expected: Expec
   ["watch", "out of memory", "crash", { symptom: "CUT_WITHOUT_NOTICE", cause: "OOM_KILLED", evidence: [/^exit 137 \(OOMKilled\), the limit is 128Mi, restart [01]$/], flags: ["--handovers=1"] }],
   ["delete", "delete-sigterm-ignored", "stall", { symptom: "STALLED", cause: "SIGTERM_IGNORED", evidence: [/^exit 137 \(Error\) after 8\.00s of grace$/] }],
   ["delete", "delete-graceful", "exit-mid-drain", { symptom: "CUT_DURING_DRAIN", cause: "EXIT_BEFORE_FLUSH", evidence: [/^exit 0 \(Completed\) ([\d.]+m?s) after the deletion, amid the drain$/, EXITED_AT] }],
-  ["delete", "delete-sigterm-ignored", "slow-drain", { symptom: "CUT_DURING_DRAIN", cause: "SIGKILL_AT_GRACE", evidence: [/^drain needs \d+m00s, preStop left ([\d.]+)s of 8s$/, [4, 7]] }],
+  ["delete", "delete-sigterm-ignored", "slow-drain", { symptom: "CUT_DURING_DRAIN", cause: "SIGKILL_AT_GRACE", evidence: [/^drain needs \d+m00s, preStop left ([\d.]+m?s) of 8s$/, [4000, 7000]] }],
   ["force", "force-delete", "ignore-sigterm", { symptom: "CUT_WITHOUT_NOTICE", cause: "FORCE_DELETED", evidence: [/^deleted with a grace of 0$/] }],
   ["delete", "delete-graceful", "skip-notice", { symptom: "NO_NOTICE" }],
 ];
@@ -1836,13 +1839,16 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       assert.deepEqual([code, result.verdict], symptom === undefined ? [0, "PASS"] : [1, "FAIL"], summary);
       // Where the machine itself kept a server waiting for longer than a second, it had fallen silent before it was cut.
       const silentMs = handover.endedMs === null ? 0 : handover.endedMs - handover.lastDataMs!;
-      if (symptom?.startsWith("CUT_") && silentMs > 1000 && handover.symptom === "STALLED") {
-        return t.diagnostic(`silent for ${silentMs} ms: STALLED, ${handover.cause}`);
+      const isStarved = symptom?.startsWith("CUT_") && silentMs > 1000 && handover.symptom === "STALLED";
+      const seen = isStarved ? "STALLED" : symptom;
+      if (isStarved) t.diagnostic(`silent for ${silentMs} ms: STALLED, ${handover.cause}`);
+      assert.deepEqual(Object.keys(result.symptoms), seen === undefined ? [] : [seen], summary);
+      assert.deepEqual([handover.symptom, handover.cause], [seen ?? null, cause ?? null], summary);
+      assert.deepEqual(Object.keys(result.symptoms[seen!]?.causes ?? {}), cause === undefined ? [] : [cause]);
+      if (evidence !== undefined) {
+        const [pattern, ...bounds] = evidence;
+        assertText(handover.evidence, pattern, ...withLateness(result, bounds));
       }
-      assert.deepEqual(Object.keys(result.symptoms), symptom === undefined ? [] : [symptom], summary);
-      assert.deepEqual([handover.symptom, handover.cause], [symptom ?? null, cause ?? null], summary);
-      assert.deepEqual(Object.keys(result.symptoms[symptom!]?.causes ?? {}), cause === undefined ? [] : [cause]);
-      if (evidence !== undefined) assertText(handover.evidence, ...evidence);
       if (cause !== undefined) {
         assert.ok(result.summary.includes(`cause ${cause}: ${handover.evidence}`), result.summary);
       }
@@ -2602,9 +2608,10 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       if (answer !== undefined) { for (const stream of ["pods", "endpointslices", "events"]) forgotten.add(stream); }
       const before = cluster.requests.length;
       interrupt(cluster);
-      const { code, handover, pods } = await endOf(client);
+      const { code, handover, pods, witness } = await endOf(client);
       assert.deepEqual([code, handover.cause], [1, "EXITED_AT_SIGTERM"], client.lines.join("\n"));
-      assertText(handover.evidence, /^exit 3 \(Error\) ([\d.]+m?s) after the deletion$/, EXITED_AT);
+      const evidence = /^exit 3 \(Error\) ([\d.]+m?s) after the deletion$/;
+      assertText(handover.evidence, evidence, ...withLateness({ witness }, [EXITED_AT]));
       assert.equal(pods.length, 1);
       const again = cluster.requests.slice(before).map(rightOf);
       for (const stream of ["pods", "endpointslices", "events"]) {
