@@ -1413,7 +1413,7 @@ export class Slot implements SessionOwner {
       onJudged(this.#judge(this.#next === undefined || this.#isBounced(this.#next) ? undefined : this.#next));
     }
     this.#isStopped = true;
-    clearInterval(this.#production);
+    this.#stopProducing(this.#producing);
     this.#look();
   }
 
@@ -1559,7 +1559,8 @@ export class Slot implements SessionOwner {
     for (let seq = this.#confirmed + 1; seq <= this.#lastSeq; seq++) this.#send(session, seq, true);
     clearInterval(this.#production);
     this.#producing = session;
-    this.#produce(session);
+    // With all that others have to send, as at the Gate.
+    setImmediate(() => this.#producing === session && this.#produce(session));
     this.#production = setInterval(() => this.#produce(session), this.#context.settings.intervalMs);
   }
 
@@ -1570,8 +1571,10 @@ export class Slot implements SessionOwner {
     this.#checkSteady(session);
   }
 
-  #stopProducing(session: Session): void {
-    if (this.#producing === session) clearInterval(this.#production);
+  #stopProducing(session: Session | undefined): void {
+    if (this.#producing !== session) return;
+    clearInterval(this.#production);
+    this.#producing = undefined;
   }
 
   #send(session: Session, seq: number, again: boolean): void {
@@ -1658,9 +1661,14 @@ export function chooseUrl(urls: readonly string[], ended: string | undefined, re
   return choice[Math.floor(Math.random() * choice.length)]!;
 }
 
-/** A gate that lets so many in at a time, in the order of their coming: a herd of reconnects takes turns. */
+/**
+ * A gate that lets so many in at a time, in the order of their coming: a herd of reconnects takes turns. Who follows is let
+ * in at the end of the event loop's turn: dials one after the other keep the server awake, where each amid other work
+ * wakes it anew, which takes this side longer than the dial.
+ */
 export class Gate {
   #free: number;
+  #left = 0;
   readonly #waiting: (() => void)[] = [];
 
   constructor(most: number) {
@@ -1674,9 +1682,15 @@ export class Gate {
 
   /** Who waits longest takes the place; without one it is free. */
   leave(): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free++;
-    else next();
+    if (this.#left++ === 0) setImmediate(() => this.#letIn());
+  }
+
+  #letIn(): void {
+    for (; this.#left > 0; this.#left--) {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free++;
+      else next();
+    }
   }
 }
 

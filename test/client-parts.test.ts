@@ -310,6 +310,26 @@ test("a Gate lets so many in, and the others in the order of their coming", asyn
   assert.deepEqual(inside, [1, 2, 3, 4]);
 });
 
+test("a Gate lets in together, at the end of a turn of the event loop, as many as have left in it", async () => {
+  const gate = new Gate(2);
+  const inside: number[] = [];
+  const visits = [1, 2, 3, 4, 5].map(async (number) => {
+    await gate.enter();
+    inside.push(number);
+  });
+  await Promise.all(visits.slice(0, 2));
+  gate.leave();
+  await undefined;
+  gate.leave();
+  for (let turns = 0; turns < 10; turns++) await undefined;
+  assert.deepEqual(inside, [1, 2], "not before this turn is over");
+  await new Promise(setImmediate);
+  assert.deepEqual(inside, [1, 2, 3, 4]);
+  gate.leave();
+  await visits[4];
+  assert.deepEqual(inside, [1, 2, 3, 4, 5]);
+});
+
 test("chooseUrl() begins at the first, and then avoids the one just ended and the one just refused", () => {
   const urls = ["a", "b", "c"];
   assert.equal(chooseUrl(urls, undefined, undefined), "a");
