@@ -1560,8 +1560,11 @@ export class Slot implements SessionOwner {
     clearInterval(this.#production);
     this.#producing = session;
     // With all that others have to send, as at the Gate.
-    setImmediate(() => this.#producing === session && this.#produce(session));
-    this.#production = setInterval(() => this.#produce(session), this.#context.settings.intervalMs);
+    setImmediate(() => {
+      if (this.#producing !== session) return;
+      this.#produce(session);
+      this.#production = setInterval(() => this.#produce(session), this.#context.settings.intervalMs);
+    });
   }
 
   #produce(session: Session): void {

@@ -1837,11 +1837,12 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       const summary = client.lines.join("\n");
 
       assert.deepEqual([code, result.verdict], symptom === undefined ? [0, "PASS"] : [1, "FAIL"], summary);
-      // Where the machine itself kept a server waiting for longer than a second, it had fallen silent before it was cut.
+      // A busy machine may keep a server waiting for longer than a second before it is cut, or bring SIGTERM with SIGKILL.
       const silentMs = handover.endedMs === null ? 0 : handover.endedMs - handover.lastDataMs!;
       const isStarved = symptom?.startsWith("CUT_") && silentMs > 1000 && handover.symptom === "STALLED";
-      const seen = isStarved ? "STALLED" : symptom;
-      if (isStarved) t.diagnostic(`silent for ${silentMs} ms: STALLED, ${handover.cause}`);
+      const isHurried = symptom === "STALLED" && silentMs <= 1000 && handover.symptom === "CUT_WITHOUT_NOTICE";
+      const seen = isStarved || isHurried ? handover.symptom! : symptom;
+      if (seen !== symptom) t.diagnostic(`silent for ${silentMs} ms: ${seen}, ${handover.cause}`);
       assert.deepEqual(Object.keys(result.symptoms), seen === undefined ? [] : [seen], summary);
       assert.deepEqual([handover.symptom, handover.cause], [seen ?? null, cause ?? null], summary);
       assert.deepEqual(Object.keys(result.symptoms[seen!]?.causes ?? {}), cause === undefined ? [] : [cause]);
@@ -2728,7 +2729,11 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
   });
 
   it("(delete) says ENDPOINT_RACE where dials meet the pod that drains", async (t) => {
-    const cluster = await startCluster(t, "delete-graceful");
+    // It is there until SIGKILL: a second is too short for a client that a busy machine keeps waiting.
+    const lines = recording("delete-graceful").map((line) =>
+      (line.t ?? 0) > 3000 ? { ...line, t: line.t! + 4700 } : line
+    );
+    const cluster = await startCluster(t, lines);
     cluster.state.pinned = cluster.victim;
     await connect(t, (await cluster.pod(cluster.victim)).url); // never confirms, so the drain goes on
     const client = startDrill(t, cluster, "delete", "--max-reconnect=0");
