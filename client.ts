@@ -1413,7 +1413,7 @@ export class Slot implements SessionOwner {
       onJudged(this.#judge(this.#next === undefined || this.#isBounced(this.#next) ? undefined : this.#next));
     }
     this.#isStopped = true;
-    this.#stopProducing(this.#producing);
+    this.#stopProducing();
     this.#look();
   }
 
@@ -1574,7 +1574,7 @@ export class Slot implements SessionOwner {
     this.#checkSteady(session);
   }
 
-  #stopProducing(session: Session | undefined): void {
+  #stopProducing(session = this.#producing): void {
     if (this.#producing !== session) return;
     clearInterval(this.#production);
     this.#producing = undefined;

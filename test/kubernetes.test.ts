@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { after, describe, it, type TestContext } from "node:test";
+import { after, before, describe, it, type TestContext } from "node:test";
 import { isDeepStrictEqual } from "node:util";
 // deno-fmt-ignore
 import {
@@ -11,12 +11,12 @@ import {
   observe, observeCluster, observeMissing, Pod, podOf, readyEndpoints, type Redial, type Rule, type SessionEvent,
   companyOf, cutWith, reportPod, suspects, type Symptom, wasKilledAtGrace, when,
 } from "../protocol.ts";
-import type { Result } from "../client.ts";
+import { Lateness, type Result } from "../client.ts";
 // deno-fmt-ignore
 import { timeline } from "../report.mjs";
 import { type Answer, type ApiRequest, certificate, refuse } from "./api-server.ts";
 import { edited, type Recorded, recording, startCluster, twoNodes, victimOf } from "./cluster.ts";
-import { connect, deadUrl, type Program, seeded, slackMs, start, startServer } from "./helper.ts";
+import { connect, deadUrl, type Program, seeded, start, startServer } from "./helper.ts";
 
 // ---- From the recordings alone: what a client saw of a session's end, and why it ended
 
@@ -1669,9 +1669,9 @@ function assertText(text: string | null | undefined, pattern: RegExp, ...bounds:
   numbers.forEach((number, index) => assertBetween(number, ...bounds[index]!, `number ${index + 1} of '${text}'`));
 }
 
-/** Bounds of what a client told, whose deletion it may have read late: by what it, or these tests, were late. */
-function withLateness({ witness }: Pick<Result, "witness">, bounds: Bounds[]): Bounds[] {
-  return bounds.map(([least, most]) => [least - witness.maxLateMs - slackMs(), most]);
+/** When the server exited, as a client told it that may have read late of the deletion: as late as it, or these tests, were. */
+function exitedAt({ witness }: Pick<Result, "witness">, lateness: Lateness): Bounds {
+  return [EXITED_AT[0] - witness.maxLateMs - lateness.maxMs, EXITED_AT[1]];
 }
 
 type Bounds = [least: number, most: number];
@@ -1798,6 +1798,11 @@ const RIGHTS: [right: string, disrupt: string, writes: string[]][] = [
 const skip = certificate() === null && "openssl makes the API server's certificate, and there is none here";
 
 describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
+  // From here on: what the pure cases took before is no lateness of a drill.
+  let lateness: Lateness;
+  before(() => void (lateness = new Lateness()));
+  after(() => lateness.end());
+
   // The longest first: two minutes, in which the others run.
   it("(drain) ends where a budget keeps a pod because no other node takes what replaces the first, and names it", async (t) => {
     const victim = victimOf(recording("evict"));
@@ -1848,7 +1853,8 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       assert.deepEqual(Object.keys(result.symptoms[seen!]?.causes ?? {}), cause === undefined ? [] : [cause]);
       if (evidence !== undefined) {
         const [pattern, ...bounds] = evidence;
-        assertText(handover.evidence, pattern, ...withLateness(result, bounds));
+        const own = bounds.map((bound) => bound === EXITED_AT ? exitedAt(result, lateness) : bound);
+        assertText(handover.evidence, pattern, ...own);
       }
       if (cause !== undefined) {
         assert.ok(result.summary.includes(`cause ${cause}: ${handover.evidence}`), result.summary);
@@ -2612,7 +2618,7 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
       const { code, handover, pods, witness } = await endOf(client);
       assert.deepEqual([code, handover.cause], [1, "EXITED_AT_SIGTERM"], client.lines.join("\n"));
       const evidence = /^exit 3 \(Error\) ([\d.]+m?s) after the deletion$/;
-      assertText(handover.evidence, evidence, ...withLateness({ witness }, [EXITED_AT]));
+      assertText(handover.evidence, evidence, exitedAt({ witness }, lateness));
       assert.equal(pods.length, 1);
       const again = cluster.requests.slice(before).map(rightOf);
       for (const stream of ["pods", "endpointslices", "events"]) {
