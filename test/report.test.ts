@@ -172,6 +172,7 @@ async function startChromium() {
   const child = spawn(CHROMIUM!, [...flags, ...idle, "--disable-dev-shm-usage", `--user-data-dir=${profile}`], {
     stdio: ["ignore", "ignore", "pipe"],
   });
+  const closed = once(child, "close");
   const address = await new Promise<string>((resolve, reject) => {
     let text = "";
     child.stderr.setEncoding("utf8").on("data", (part) => {
@@ -266,12 +267,10 @@ async function startChromium() {
   };
   const stop = async () => {
     socket.close();
-    if (child.exitCode === null) {
-      child.kill();
-      await once(child, "exit");
-    }
-    // Its helpers live a moment longer, and write there.
-    rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+    child.kill();
+    // Its helpers live a moment longer, and write there: they all hold its stderr.
+    await closed;
+    rmSync(profile, { recursive: true, force: true });
   };
   return { open, stop };
 }
