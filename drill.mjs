@@ -12,7 +12,7 @@
  *
  * @module
  */
-import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
+import { execFile, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
   accessSync,
@@ -34,7 +34,18 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import kleur from "kleur";
 import mri from "mri";
-import { endingOf, protocol, RECORD, RecordReader, render, REPORTS, writeReport, writeReports } from "./report.mjs";
+import {
+  builtHelp,
+  endingOf,
+  protocol,
+  RECORD,
+  RecordReader,
+  render,
+  REPORTS,
+  settingsIn,
+  writeReport,
+  writeReports,
+} from "./report.mjs";
 
 /**
  * @typedef {import("./client.ts").Result} Result
@@ -1171,7 +1182,7 @@ async function renderJob(options, folder) {
   const { kubectl, own, given, known } = options;
   const [objects, environment] = await Promise.all([
     kubectl.render(here(folder), { namespace: kubectl.namespace }),
-    kubectl.render(environmentFolder(own.env), {}),
+    kubectl.render(environmentFolder(own.env)),
   ]);
   const client = clientOf(environment, own.env);
   const rendered = new Rendered({ objects, client });
@@ -1237,7 +1248,7 @@ function setDeadline(job, timeout) {
  * @param {Kubectl} kubectl
  */
 async function renderNodeRights(kubectl) {
-  const objects = await kubectl.render(here("deploy/drill/drain"), {});
+  const objects = await kubectl.render(here("deploy/drill/drain"));
   // Of this namespace's own: another one's drain keeps its.
   for (const { metadata, roleRef, subjects = [] } of objects) {
     metadata.name = `${metadata.name}-${kubectl.namespace}`;
@@ -1294,12 +1305,13 @@ function clientFile() {
 }
 
 /**
- * A folder in another namespace, with another image: by kustomize's own means, and so everywhere where they stand.
+ * A folder in another namespace, with another image: by kustomize's own means, and so everywhere where they stand. `asIs` are
+ * its objects, where it may have some that are named after the namespace.
  * @param {string} folder
- * @param {{ namespace?: string, image?: string, objects: Manifest[] }} changes
+ * @param {{ namespace?: string, image?: string, asIs?: Manifest[] }} changes
  */
-function overlay(folder, { namespace, image, objects }) {
-  const isNamed = (/** @type {string} */ wanted) => objects.some(({ kind }) => kind === wanted);
+function overlay(folder, { namespace, image, asIs = [] }) {
+  const isNamed = (/** @type {string} */ wanted) => asIs.some(({ kind }) => kind === wanted);
   const [, newName, newTag, digest] = /^(.+?)(?::([\w.-]+))?(?:@(sha256:[0-9a-f]{64}))?$/.exec(image ?? "") ?? [];
   const version = digest === undefined ? { newTag: newTag ?? "latest" } : { digest };
   // A certificate's names have the namespace in them.
@@ -1313,9 +1325,9 @@ function overlay(folder, { namespace, image, objects }) {
   };
   return {
     resources: [folder],
-    ...namespace === undefined ? {} : { namespace },
+    ...namespace ? { namespace } : {},
     ...newName === undefined ? {} : { images: [{ name: REPOSITORY, newName, ...version }] },
-    ...namespace !== undefined && isNamed("Namespace") && isNamed("Certificate") ? { replacements: [names] } : {},
+    ...namespace && isNamed("Namespace") && isNamed("Certificate") ? { replacements: [names] } : {},
   };
 }
 
@@ -1323,19 +1335,25 @@ function overlay(folder, { namespace, image, objects }) {
 
 /** @param {Context} options */
 async function apply({ kubectl, own }) {
-  const objects = await kubectl.known(await kubectl.render(environmentFolder(own.env), changesOf(own)));
+  const objects = await kubectl.known(await renderEnvironment(kubectl, own));
   process.stdout.write(await kubectl.change(["apply", "-f", "-"], listOf(objects)));
 }
 
 /** @param {Context} options */
 async function remove({ kubectl, own }) {
-  const objects = await kubectl.known(await kubectl.render(environmentFolder(own.env), changesOf(own)));
+  const objects = await kubectl.known(await renderEnvironment(kubectl, own));
   process.stdout.write(await kubectl.change(["delete", "--ignore-not-found", "-f", "-"], listOf(objects)));
 }
 
-/** @param {Record<string, string>} own */
-function changesOf({ namespace, image }) {
-  return { ...namespace ? { namespace } : {}, ...image ? { image } : {} };
+/**
+ * The environment, in the namespace and with the image that were asked for.
+ * @param {Kubectl} kubectl
+ * @param {Context["own"]} own
+ */
+async function renderEnvironment(kubectl, { env = "", namespace = "", image = "" }) {
+  const folder = environmentFolder(env);
+  const asIs = await kubectl.render(folder);
+  return namespace || image ? kubectl.render(folder, { namespace, image, asIs }) : asIs;
 }
 
 /** @param {object[]} objects */
@@ -1657,23 +1675,18 @@ class Kubectl {
   }
 
   /**
-   * The objects of a folder.
+   * The objects of a folder, in another namespace or with another image where they are given.
    * @param {string} folder
-   * @param {{ namespace?: string, image?: string }} changes
+   * @param {Parameters<typeof overlay>[1]} [changes]
    */
   async render(folder, changes) {
-    const objects = await this.#kustomize(folder);
-    const { namespace, image } = changes;
-    const isThere = objects.every(({ metadata }) =>
-      metadata.namespace === undefined || metadata.namespace === namespace
-    );
-    if (
-      (namespace === undefined || isThere && !objects.some(({ kind }) => kind === "Namespace")) && image === undefined
-    ) return objects;
+    if (changes === undefined) return this.#kustomize(folder);
     const over = mkdtempSync(join(realpathSync(tmpdir()), "overlay-"));
     try {
-      const kustomization = overlay(relative(over, realpathSync(folder)), { ...changes, objects });
-      writeFileSync(join(over, "kustomization.yaml"), JSON.stringify(kustomization));
+      writeFileSync(
+        join(over, "kustomization.yaml"),
+        JSON.stringify(overlay(relative(over, realpathSync(folder)), changes)),
+      );
       return await this.#kustomize(over);
     } finally {
       rmSync(over, { recursive: true, force: true });
@@ -1889,7 +1902,7 @@ function readOptions(argv) {
   if (asked === undefined) {
     throw new UserError(`Unknown command '${command}': it must be ${Object.keys(COMMANDS).join(", ")}`);
   }
-  const known = asked.runsClient ? clientSettings() : {};
+  const known = asked.runsClient ? settingsIn(builtHelp("client")) : {};
   const own = asked.own.filter((name) => name in OWN);
   const switches = [...asked.own.filter((name) => name in SWITCHES), "help"];
   const flags = [...own, ...Object.keys(known)];
@@ -1942,19 +1955,6 @@ function startTimeout(text) {
   const ms = Number(number) * ({ ms: 1, s: 1000, m: 60_000 }[unit] ?? 1);
   if (ms > 0) return ms;
   throw new UserError(`--start-timeout must be a duration such as 120s: current value is '${text}'`);
-}
-
-/** What the client's --help says of its settings: a list here would drift. @returns {ClientSettings} */
-function clientSettings() {
-  let text;
-  try {
-    text = execFileSync(process.execPath, [clientFile(), "--help"], { encoding: "utf8", stdio: "pipe" });
-  } catch (error) {
-    const why = oneLine(/** @type {{ stderr?: string }} */ (error).stderr ?? "") || "it failed";
-    throw new UserError(`Cannot run dist/client.js --help: ${why}; 'make build' builds it`);
-  }
-  const rows = text.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
-  return Object.fromEntries([...rows].map(([, name = "", env = "", fallback = ""]) => [name, { env, fallback }]));
 }
 
 /**

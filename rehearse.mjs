@@ -15,7 +15,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
 import mri from "mri";
-import { protocol, writeReports } from "./report.mjs";
+import { builtHelp, protocol, settingsIn, writeReports } from "./report.mjs";
 
 const { called, redactUrl, toJson, UserError } = protocol;
 
@@ -736,6 +736,7 @@ class Program {
     if (pid !== undefined) guard.add(pid);
     const keep = (text) => {
       if (this.output.length < MAX_OUTPUT) this.output += text;
+      else if (name === undefined) this.kill(); // no answer is so long
     };
     if (isForeign) createInterface({ input: stdout }).on("line", (line) => this.#onLine(line));
     else stdout.setEncoding("utf8").on("data", keep);
@@ -1014,7 +1015,6 @@ function scriptedMs(handovers, { remainingIntervalMs, spreadMs }) {
 
 /** What was asked for; undefined where that was help. */
 async function readOptions(guard) {
-  // Both programs are asked for their settings: a list here would drift.
   const { command: asked, server: foreign } = mri(process.argv.slice(2), { string: ["command", "server"] });
   const command = last(asked) || process.env.COMMAND || OWN.command[1];
   const isForeign = (last(foreign) || process.env.SERVER || "") !== "";
@@ -1145,24 +1145,24 @@ function durationMs(text, unitOfBare) {
   return Number(number) * { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }[unit];
 }
 
-/** What a program's --help says of its settings: `{ interval: { env, fallback }, … }`. */
+/** The settings that a program lists: a list here would drift. */
 async function settingsOf(guard, role, command) {
+  if (command === OWN.command[1]) return settingsIn(builtHelp(role));
   const asked = [...commandFor(role, command), "--help"];
   const { code, signal, error, output } = await ask(guard, asked);
-  const rows = output.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
-  const settings = Object.fromEntries([...rows].map(([, name, env, fallback]) => [name, { env, fallback }]));
+  const settings = settingsIn(output);
   const missing = NEEDED[role].filter((name) => !Object.hasOwn(settings, name));
   if (missing.length === 0 && code === 0) return settings;
 
   const why = error?.message ?? /^\w*Error: .*/m.exec(output)?.[0] ??
-    (signal === "SIGKILL"
+    (output.length >= MAX_OUTPUT
+      ? `it wrote more than ${MAX_OUTPUT / 2 ** 20} MB`
+      : signal === "SIGKILL"
       ? `it was still running after ${HELP_TIMEOUT_MS / 1000} s`
       : missing.length > 0
       ? `it does not list ${missing.map((name) => `--${name}`).join(", ")}`
       : `it ended with ${code ?? signal}`);
-  const whatFor = command === OWN.command[1]
-    ? "'make build' builds the bundles"
-    : "--command is for another build of this project's own server and client ({role})";
+  const whatFor = "--command is for another build of this project's own server and client ({role})";
   throw new UserError(`Cannot run ${asked.join(" ")}: ${why}; ${whatFor}`);
 }
 

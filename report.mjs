@@ -1795,6 +1795,27 @@ function explainMissingBuild(error) {
   process.exit(2); // nothing is running yet
 }
 
+/**
+ * What our own server or client says to --help, kept by the build: to start a program only to be told takes as long as all else
+ * before a run. Throws `UserError` where there is no build.
+ * @param {"server" | "client"} role
+ */
+export function builtHelp(role) {
+  const file = fileURLToPath(new URL(`dist/${role}.txt`, import.meta.url));
+  if (existsSync(file)) return readFileSync(file, "utf8");
+  throw new UserError(`There is no dist/${role}.txt: 'make build' builds the programs`);
+}
+
+/**
+ * The settings that a program's --help lists, by their flags.
+ * @param {string} help
+ * @returns {Record<string, { env: string, fallback: string }>}
+ */
+export function settingsIn(help) {
+  const rows = help.matchAll(/^ {2}--(\S+) +([A-Z_]+) +(\S*)/gm);
+  return Object.fromEntries([...rows].map(([, name = "", env = "", fallback = ""]) => [name, { env, fallback }]));
+}
+
 /** Whether this file is what was started (`import.meta.main` is younger than Node 20). */
 function isProgram() {
   const program = process.argv[1];

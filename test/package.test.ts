@@ -39,9 +39,11 @@ describe("the package", () => {
       ...filesIn("deploy"),
       "dist/LICENSES.txt",
       "dist/client.js",
+      "dist/client.txt",
       "dist/command.mjs",
       "dist/package.json",
       "dist/server.js",
+      "dist/server.txt",
       ...filesIn("environments"),
       "package.json",
     ]);

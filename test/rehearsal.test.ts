@@ -485,7 +485,11 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
     const [what, source, complaint] of [
       ["says nothing of the settings", 'console.log("  --port PORT 80")', /it does not list --(url|host), /],
       ["ends with an error", 'throw new TypeError("no such thing")', /TypeError: no such thing;/],
-      ["writes on for ever", "for (;;) console.log('--port'.repeat(1e5))", /it was still running after 10 s;/],
+      [
+        "writes on for ever",
+        'import { writeSync } from "node:fs"; for (;;) writeSync(1, "--port".repeat(1e5))',
+        /it wrote more than 16 MB;/,
+      ],
       [
         "serves on for ever",
         'import("node:http").then((http) => http.createServer().listen(0))',
@@ -504,6 +508,18 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       assert.ok(stderr.endsWith(whatFor) && !stderr.includes("\n"), stderr);
     });
   }
+
+  it("says in one line that nothing has been built", async (t) => {
+    const place = folder(t);
+    mkdirSync(join(place, "dist"));
+    for (const file of ["rehearse.mjs", "report.mjs", "dist/protocol.js", "dist/package.json"]) {
+      cpSync(file, join(place, file));
+    }
+    symlinkSync(resolve("node_modules"), join(place, "node_modules"));
+    const { code, stdout, stderr } = await run(t, [process.execPath, join(place, "rehearse.mjs")]);
+    const line = "There is no dist/client.txt: 'make build' builds the programs";
+    assert.deepEqual({ code, stdout, stderr }, { code: 2, stdout: "", stderr: line });
+  });
 
   it("can be stopped while it waits for the --help of a --command", async (t) => {
     const tmp = folder(t);
@@ -579,10 +595,12 @@ describe("a build", () => {
     assert.deepEqual(readdirSync(join(copy, "dist")).sort(), [
       "LICENSES.txt",
       "client.js",
+      "client.txt",
       "command.mjs",
       "package.json",
       "protocol.js",
       "server.js",
+      "server.txt",
       "test",
     ]);
     assert.deepEqual(readdirSync(join(copy, "dist/test")), ["kept.test.mjs"]);

@@ -200,9 +200,18 @@ async function startChromium() {
     return answer.result!;
   };
 
-  const open = async (t: TestContext, { width = 1280, dark = false } = {}) => {
+  // A tab is a process of its own, and half of what a page costs: whoever has done with one leaves it to the next.
+  const free: string[] = [];
+  const createTab = async () => {
     const { targetId } = await call("Target.createTarget", { url: "about:blank" });
     const { sessionId } = await call("Target.attachToTarget", { targetId, flatten: true }) as { sessionId: string };
+    for (const domain of ["Page", "Runtime", "Log", "Network"]) await call(`${domain}.enable`, {}, sessionId);
+    // Each tab is in front, whichever of them another test opened last.
+    await call("Emulation.setFocusEmulationEnabled", { enabled: true }, sessionId);
+    return sessionId;
+  };
+  const open = async (t: TestContext, { width = 1280, dark = false } = {}) => {
+    const sessionId = free.pop() ?? await createTab();
     const complaints: string[] = [];
     const requests: string[] = [];
     const listener = ({ sessionId: whose, method, params }: Message) => {
@@ -216,12 +225,11 @@ async function startChromium() {
     listeners.add(listener);
     t.after(async () => {
       listeners.delete(listener);
-      await call("Target.closeTarget", { targetId });
+      await goTo("about:blank");
+      await send("Log.clear");
+      free.push(sessionId);
     });
     const send = (method: string, params: object = {}) => call(method, params, sessionId);
-    for (const domain of ["Page", "Runtime", "Log", "Network"]) await send(`${domain}.enable`);
-    // Each tab is in front, whichever of them another test opened last.
-    await send("Emulation.setFocusEmulationEnabled", { enabled: true });
     await send("Emulation.setDeviceMetricsOverride", { width, height: 900, deviceScaleFactor: 1, mobile: false });
     await send("Emulation.setEmulatedMedia", {
       features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }],
