@@ -35,7 +35,16 @@ function embed(result: Result): string {
 const SERVER_PACE = ["--interval=100", "--remaining=3", "--remaining-interval=40"];
 const PACE = ["--grace=3", ...SERVER_PACE];
 
-async function rehearse(t: TestContext, ...flags: string[]): Promise<Result> {
+/** A rehearsal's result; who asks for the same gets the same. */
+function rehearse(t: TestContext, ...flags: string[]): Promise<Result> {
+  const key = flags.join(" ");
+  const result = rehearsed.get(key) ?? rehearseAnew(t, ...flags);
+  rehearsed.set(key, result);
+  return result.then((one) => structuredClone(one));
+}
+const rehearsed = new Map<string, Promise<Result>>();
+
+async function rehearseAnew(t: TestContext, ...flags: string[]): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "report-"));
   t.after(() => rmSync(folder, { recursive: true }));
   const file = join(folder, "result.json");
