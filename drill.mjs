@@ -646,7 +646,6 @@ class JobRun {
   async hold(action, restore) {
     let isOver = false;
     try {
-      await this.#replaceFinished();
       this.#uid = await this.#footprint.make(this.#rendered.objects);
       this.#signal.throwIfAborted();
       const done = await action();
@@ -662,20 +661,6 @@ class JobRun {
       await restore();
       this.#screen.clear();
     }
-  }
-
-  /** One that has ended makes room; one that runs is somebody's. */
-  async #replaceFinished() {
-    const text = await this.#kubectl.read(["get", "job", this.#role, "-o", "json", "--ignore-not-found"], this.#signal);
-    if (text === "") return;
-    const job = /** @type {Job} */ (JSON.parse(text));
-    if (!isFinished(job)) {
-      const { namespace } = this.#kubectl;
-      const since = `since ${job.metadata?.creationTimestamp}`;
-      const away = `kubectl delete job ${this.#role} -n ${namespace}`;
-      throw new UserError(`A ${this.#role} is running in namespace ${namespace} ${since}: '${away}' ends it`);
-    }
-    await this.#kubectl.change(["delete", "job", this.#role, "--cascade=foreground", REMOVE_TIMEOUT]);
   }
 
   /** The only pod's end, its log shown meanwhile. */
@@ -915,12 +900,21 @@ class Footprint {
   }
 
   /**
-   * Applies what is not there as it should be, and returns the Job's uid.
+   * Applies what is not there as it should be, and returns the Job's uid. A Job that has ended makes room; one that runs is
+   * somebody's: throws `UserError`.
    * @param {Manifest[]} objects
    * @returns {Promise<string>}
    */
   async make(objects) {
     const there = await this.#kubectl.existing(objects);
+    const running = there.find((object) => object.kind === "Job" && !isFinished(/** @type {Job} */ (object)));
+    if (running !== undefined) {
+      const { name, namespace, creationTimestamp } = running.metadata;
+      const away = `kubectl delete job ${name} -n ${namespace}`;
+      throw new UserError(
+        `A ${name} is running in namespace ${namespace} since ${creationTimestamp}: '${away}' ends it`,
+      );
+    }
     const before = (/** @type {Manifest} */ { kind, metadata }) =>
       there.find((one) => one.kind === kind && one.metadata.name === metadata.name);
     const wanted = objects.filter((object) => !isAsWanted(before(object), object));

@@ -21,6 +21,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs";
+import { createRequire } from "node:module";
 import { dirname, resolve } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -53,7 +54,7 @@ export const protocol = typeof REPORT_PAGE === "string"
   ? require("./protocol.ts")
   : "Deno" in globalThis || process.features.typescript
   ? await import("./protocol.ts")
-  : await import(new URL("dist/protocol.js", import.meta.url).href).catch(explainMissingBuild);
+  : requireBuilt();
 // deno-fmt-ignore
 const {
   called, CAUSES, count, duration, expectedRules, grouped, movesOf, percentile, printable, REMEDIES, RULES, run, toJson, useColour,
@@ -1785,14 +1786,15 @@ function firstOf(items, find) {
   }
 }
 
-/**
- * @param {Error & { code?: string }} error
- * @returns {never}
- */
-function explainMissingBuild(error) {
-  if (error.code !== "ERR_MODULE_NOT_FOUND") throw error;
-  process.stderr.write("This Node reads no TypeScript: node build.mjs first\n");
-  process.exit(2); // nothing is running yet
+/** The contract as build.mjs has put it into dist/: by `require`, because an import would look for its names first. */
+function requireBuilt() {
+  try {
+    return createRequire(import.meta.url)("./dist/protocol.js");
+  } catch (error) {
+    if (/** @type {{ code?: string }} */ (error).code !== "MODULE_NOT_FOUND") throw error;
+    process.stderr.write("This Node reads no TypeScript: node build.mjs first\n");
+    process.exit(2); // nothing is running yet
+  }
 }
 
 /**

@@ -11,6 +11,7 @@ import { startHogs } from "./hogs.mjs";
 const SIZES = (process.env.BENCH_SESSIONS || "1,100,1000,9000").split(",").map(Number);
 const RUNS = Number(process.env.BENCH_RUNS || 5);
 const LARGEST = Math.max(...SIZES);
+const STARTS = 3 * RUNS;
 const children = new Set();
 process.on("exit", () => children.forEach((child) => child.kill("SIGKILL")));
 
@@ -50,7 +51,7 @@ if (process.env.BENCH_SLOW === "1") await slowRows();
 const [listening, nodeListening] = await startUp();
 console.log(
   `\nStart to listening: ${listening.toFixed(0)} ms; node -e with an HTTP listener: ${nodeListening.toFixed(0)} ms; ` +
-    `ratio ${(listening / nodeListening).toFixed(2)} (medians of 15 starts each)`,
+    `ratio ${(listening / nodeListening).toFixed(2)} (medians of ${STARTS} starts each)`,
 );
 for (const bundle of ["dist/server.js", "dist/client.js"]) {
   console.log(`${bundle}: ${(statSync(bundle).size / 1000).toFixed(0)} KB`);
@@ -170,7 +171,7 @@ async function startUp() {
   const bare = ["-e", "require('http').createServer().listen(0,()=>console.error('listening'))"];
   const ours = ["dist/server.js", "--port", "0", "--admin-port", "0"];
   const times = [[], []];
-  for (let round = 0; round < 15; round++) {
+  for (let round = 0; round < STARTS; round++) {
     for (const [index, args] of [ours, bare].entries()) {
       const startedAt = performance.now();
       const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "pipe"] });
@@ -179,7 +180,7 @@ async function startUp() {
       child.kill("SIGKILL");
     }
   }
-  return times.map((list) => list.sort((a, b) => a - b)[7]);
+  return times.map((list) => list.sort((a, b) => a - b)[Math.floor(STARTS / 2)]);
 }
 
 function size(ranges) {

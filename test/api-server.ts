@@ -42,7 +42,9 @@ export interface ApiRequest {
 }
 /** A `body` of text is sent as it is. */
 export type Answer = { status: number; body: unknown; headers?: Record<string, string> } | undefined;
-export const ok = (body: unknown, status = 200): Answer => ({ status, body });
+export function ok(body: unknown, status = 200): Answer {
+  return { status, body };
+}
 export const refuse = (code: number, message: string, headers: Record<string, string> = {}): Answer => {
   const reason = STATUS_CODES[code]!.replaceAll(" ", "");
   return {

@@ -7,18 +7,20 @@ import { connect as connectTcp, createServer as createTcpServer, type Server, ty
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import process from "node:process";
 import type { Readable, Writable } from "node:stream";
-import { before, type TestContext } from "node:test";
+import type { TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import { decode, encode, type Frame, SUBPROTOCOL } from "../protocol.ts";
 import type { Result } from "../client.ts";
 import type { FAULTS } from "../server.ts";
+
+// A script that plays one case has its whole stage from here.
+export { recording, startCluster } from "./cluster.ts";
 
 /** kubectl lives for 50 ms, and would collect its garbage for a quarter of them. */
 process.env["GOGC"] = "off";
 
 const delay = monitorEventLoopDelay();
 delay.enable();
-before(() => delay.reset()); // what paused this process while it loaded is no test's
 
 /** What an upper limit of a time may be exceeded by: nearly nothing on a quiet machine, more the busier it has been. */
 export const slackMs = (): number => 5 * delay.max / 1e6;
