@@ -1341,7 +1341,8 @@ export class Slot implements SessionOwner {
   #production: NodeJS.Timeout | undefined;
   /** What the production goes to: a session that has bounced may end after the next one has begun. */
   #producing: Session | undefined;
-  #dialling: Session | undefined;
+  /** The last one that was dialled; whether it lives is perhaps not known yet. */
+  #latest: Session | undefined;
   #current: Session | undefined;
   /** A handover on its way: the way to the next session, and that session once it is open. */
   #redial: Redial | undefined;
@@ -1419,7 +1420,8 @@ export class Slot implements SessionOwner {
 
   /** Resolves when its connections are gone. */
   async leave(): Promise<void> {
-    await Promise.all([this.#dialling, this.#current, this.#next].map((session) => session?.leave()));
+    const sessions = new Set([this.#latest, this.#current]);
+    await Promise.all([...sessions].map((session) => session?.leave()));
   }
 
   /** Dials until a session lives: the first one, or the one after `from`. Undefined once the slot is stopped. */
@@ -1457,9 +1459,8 @@ export class Slot implements SessionOwner {
     this.#context.watch()?.noteDial(redial, url);
     redial.dialledAt = performance.now();
     redial.chosenMs = Math.min(redial.chosenMs, redial.dialledAt - redial.startedAt);
-    const session = this.#dialling = this.#context.dial(url, this, {}, unauthorized, this.#cookies);
+    const session = this.#latest = this.#context.dial(url, this, {}, unauthorized, this.#cookies);
     await this.#until(() => !session.isDialling);
-    this.#dialling = undefined;
     return session;
   }
 

@@ -1798,8 +1798,8 @@ function requireBuilt() {
 }
 
 /**
- * What our own server or client says to --help, kept by the build: to start a program only to be told takes as long as all else
- * before a run. Throws `UserError` where there is no build.
+ * What our own server or client says to --help, kept by the build, so that none is started only to be asked. Throws `UserError`
+ * where there is no build.
  * @param {"server" | "client"} role
  */
 export function builtHelp(role) {

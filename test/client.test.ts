@@ -1041,6 +1041,24 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     });
   }
 
+  it(
+    "closes with 1000 a session that has said nothing yet, before it says why it ends",
+    { timeout: 60_000 },
+    async (t) => {
+      let session: WebSocket | undefined;
+      const peer = await startPeer(t, (ws) => (session = ws).pause(), true); // not even a pong comes
+      const client = startText(t, {}, ...urls(peer));
+      await client.line(/ session-opened /);
+      client.child.kill("SIGTERM");
+      await client.line(/ stopping /);
+      const gone = once(session!, "close").then(([code]) => code);
+      session!.resume();
+      assert.equal(await gone, 1000);
+      await client.exited;
+      assert.ok(!client.lines.slice(0, -1).some((line) => line.startsWith("Never connected")), client.lines.join("\n"));
+    },
+  );
+
   /** A client that is stopping, on SIGTERM or by a flag, with a server that never answers its close. */
   async function startStopping(t: TestContext, ...flags: string[]) {
     const { peer, client } = await play(t, flags, live);
