@@ -1341,8 +1341,8 @@ export class Slot implements SessionOwner {
   #production: NodeJS.Timeout | undefined;
   /** What the production goes to: a session that has bounced may end after the next one has begun. */
   #producing: Session | undefined;
-  /** The last one that was dialled; whether it lives is perhaps not known yet. */
-  #latest: Session | undefined;
+  /** All that are not over, those that are being dialled included, and those of which it is not known yet whether they live. */
+  readonly #sessions = new Set<Session>();
   #current: Session | undefined;
   /** A handover on its way: the way to the next session, and that session once it is open. */
   #redial: Redial | undefined;
@@ -1420,8 +1420,7 @@ export class Slot implements SessionOwner {
 
   /** Resolves when its connections are gone. */
   async leave(): Promise<void> {
-    const sessions = new Set([this.#latest, this.#current]);
-    await Promise.all([...sessions].map((session) => session?.leave()));
+    await Promise.all([...this.#sessions].map((session) => session.leave()));
   }
 
   /** Dials until a session lives: the first one, or the one after `from`. Undefined once the slot is stopped. */
@@ -1459,7 +1458,8 @@ export class Slot implements SessionOwner {
     this.#context.watch()?.noteDial(redial, url);
     redial.dialledAt = performance.now();
     redial.chosenMs = Math.min(redial.chosenMs, redial.dialledAt - redial.startedAt);
-    const session = this.#latest = this.#context.dial(url, this, {}, unauthorized, this.#cookies);
+    const session = this.#context.dial(url, this, {}, unauthorized, this.#cookies);
+    this.#sessions.add(session);
     await this.#until(() => !session.isDialling);
     return session;
   }
@@ -1635,6 +1635,7 @@ export class Slot implements SessionOwner {
   }
 
   sessionOnOver(ended: Session): void {
+    this.#sessions.delete(ended);
     const { ledger, failure } = ended;
     if (failure === undefined) {
       const { journal, log } = this.#context;
