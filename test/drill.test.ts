@@ -508,11 +508,25 @@ describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
     assert.deepEqual(drill.kubernetes.left(), []);
   });
 
-  it("keeps the Job with --keep, and makes room for the next one", async (t) => {
+  it("keeps the Job with --keep", async (t) => {
     const first = await startDrill(t, "delete-graceful", ["--keep"]);
     assert.equal((await first.exited).code, 0);
     assert.ok(first.kubernetes.left().includes("jobs/drill"));
     assert.ok(first.kubernetes.left().includes("pods/drill-x7k2p"));
+  });
+
+  it("takes the place of a Job that has ended, and nothing from its settings", async (t) => {
+    const [ended, old] = [{ conditions: [{ type: "Failed", status: "True" }] }, { name: "drill-settings" }];
+    const objects = [
+      { apiVersion: "batch/v1", kind: "Job", metadata: { name: "drill" }, spec: { parallelism: 0 }, status: ended },
+      { apiVersion: "v1", kind: "ConfigMap", metadata: old, data: { OLD: "1" } },
+    ];
+    const { exited, kubernetes } = await startDrill(t, "delete-graceful", [], { objects });
+    const settings = () => kubernetes.store.get("configmaps/drill-settings")?.data;
+    await kubernetes.until(() => settings()?.DISRUPT === "delete");
+    assert.equal(settings().OLD, undefined);
+    assert.equal((await exited).code, 0);
+    assert.deepEqual(kubernetes.left(), []);
   });
 
   it("is not the second drill in a namespace", async (t) => {
