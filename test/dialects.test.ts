@@ -277,7 +277,7 @@ describe("a real server of another's protocol", { concurrency: isLong ? 20 : 5, 
     await opened(client, 1);
     await pause(1500);
     first.child.kill("SIGTERM");
-    const { handovers: [handover] } = await client.result;
+    const { handovers: [handover], witness } = await client.result;
     assert.deepEqual(handover!.rules, {
       notice: "pass",
       complete: "pass",
@@ -285,10 +285,11 @@ describe("a real server of another's protocol", { concurrency: isLong ? 20 : 5, 
       clean: "pass",
       moved: "pass",
     });
-    assert.ok(handover!.noticeMs! >= 250, `told ${handover!.noticeMs} ms before the end`);
+    assert.ok(handover!.noticeMs! >= 250 - witness.maxLateMs, `told ${handover!.noticeMs} ms before the end`);
   });
 });
 
+/** How long sessions lived is what the client saw of them: it may read later of their beginning than of their end. */
 const WRONG: [name: string, peer: string, flags: string[], said: RegExp][] = [
   ["graphql-ws without its subprotocol", "graphql-ws", [], /4406 Subprotocol not acceptable.*--subprotocol/],
   [
@@ -301,13 +302,13 @@ const WRONG: [name: string, peer: string, flags: string[], said: RegExp][] = [
     "Socket.IO whose heartbeat nobody answers",
     "Socket.IO",
     ["--dialect=plain", "--say=40"],
-    /ends every session by itself with 1005, after 2(\.\d+)?s each.*--reply/,
+    /ends every session by itself with 1005, after (1\.[5-9]\d?|2(\.\d+)?)s each.*--reply/,
   ],
   [
     "NATS whose heartbeat nobody answers",
     "NATS",
     ["--dialect=plain", '--say=CONNECT {"verbose":false}\r\n'],
-    /ends every session by itself with 1006, after 3(\.\d+)?s each.*--reply/,
+    /ends every session by itself with 1006, after (2\.[5-9]\d?|3(\.\d+)?)s each.*--reply/,
   ],
   [
     "aedes, which does not speak MQTT 5",
