@@ -46,13 +46,14 @@ import mri from "mri";
 
 /**
  * What reports need of the contract: its words for symptoms and causes, its ways to write numbers. A bundle carries it.
- * Node 20 reads no TypeScript, so there the command takes it from dist/, where build.mjs has put it; hence no static import.
+ * Node 20 reads no TypeScript, and later ones take longer to read it than for all else: so the command takes it from dist/, where
+ * build.mjs has put it, unless the source is newer; hence no static import.
  * (The condition is a constant in a bundle: the `await`, which CommonJS does not know, falls away.)
  * @type {typeof import("./protocol.ts")}
  */
 export const protocol = typeof REPORT_PAGE === "string"
   ? require("./protocol.ts")
-  : "Deno" in globalThis || process.features.typescript
+  : "Deno" in globalThis || process.features.typescript && !isBuilt()
   ? await import("./protocol.ts")
   : requireBuilt();
 // deno-fmt-ignore
@@ -1784,6 +1785,14 @@ function firstOf(items, find) {
     const found = find(item, index);
     if (found !== undefined) return found;
   }
+}
+
+/** Whether dist/ has the contract as it is now. */
+function isBuilt() {
+  const [source, built] = ["protocol.ts", "dist/protocol.js"].map((file) =>
+    statSync(new URL(file, import.meta.url), { throwIfNoEntry: false })?.mtimeMs
+  );
+  return built !== undefined && (source === undefined || built >= source);
 }
 
 /** The contract as build.mjs has put it into dist/: by `require`, because an import would look for its names first. */

@@ -1,7 +1,17 @@
 import assert from "node:assert/strict";
-import { copyFileSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { run } from "./helper.ts";
@@ -58,3 +68,22 @@ for (const [name, program, command] of RUNTIMES) {
     assert.ok(cost.exitMs >= 400, `the server exited after ${cost.exitMs} ms`);
   });
 }
+
+test("a Node that reads TypeScript takes the built contract, unless the source is newer", {
+  skip: skipUnless(`${TOOLS}/node24/bin/node`),
+}, async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "newer-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const [source, built] = [join(folder, "protocol.ts"), join(folder, "dist/protocol.js")];
+  for (const file of ["report.mjs", "protocol.ts", "package.json"]) cpSync(file, join(folder, file));
+  mkdirSync(dirname(built));
+  symlinkSync(resolve("node_modules"), join(folder, "node_modules"));
+  writeFileSync(built, 'throw new Error("built")');
+  const help = () => run(t, [`${TOOLS}/node24/bin/node`, join(folder, "report.mjs"), "--help"]);
+  utimesSync(source, 1000, 1000);
+  assert.match((await help()).stderr, /Error: built/);
+  utimesSync(built, 999, 999);
+  const { code, stdout, stderr } = await help();
+  assert.deepEqual([code, stderr], [0, ""]);
+  assert.match(stdout, /^Usage: node report\.mjs /);
+});
