@@ -1,7 +1,7 @@
 // Builds dist/server.js, dist/client.js and the package's command; with --tests also the tests, for Nodes that cannot run
 // TypeScript.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { build, transformSync } from "esbuild";
 
@@ -127,10 +127,15 @@ const licences = packages.map((name) => {
   const file = readdirSync(`node_modules/${name}`).find((entry) => /^licen[cs]e/i.test(entry));
   return `${name} ${version}\n\n${readFileSync(`node_modules/${name}/${file}`, "utf8").trim()}\n`;
 });
-// What each program says to --help: rehearse.mjs and drill.mjs hand its settings through, and need not start it to know them.
+// What each program says to --help: rehearse.mjs and drill.mjs hand its settings through, and need not start it to know them;
+// nor does a build of what has not changed.
 const help = ["server", "client"].map((role) => {
   const { text: input } = roles.outputFiles.find(({ path }) => basename(path) === `${role}.js`);
-  const text = execFileSync(process.execPath, ["-", "--help"], { input, encoding: "utf8" });
+  const [program, said] = [`dist/${role}.js`, `dist/${role}.txt`];
+  const isKnown = existsSync(program) && existsSync(said) && readFileSync(program, "utf8") === input;
+  const text = isKnown
+    ? readFileSync(said, "utf8")
+    : execFileSync(process.execPath, ["-", "--help"], { input, encoding: "utf8" });
   return { path: `${role}.txt`, text };
 });
 publish("dist", [
