@@ -772,7 +772,10 @@ describe("the report", { skip, concurrency: 3 }, () => {
       openedMs: handover.openedMs! + hours * HOUR_MS,
       ...hours === 2 ? { verdict: "failed" as const, symptom: "NO_NOTICE" as const } : {},
     });
-    const handovers = [0, 1, 2, 3].flatMap((hours) => result.handovers.map((handover) => later(handover, hours)));
+    // Both end at once, however late one of them was: what is apart is drawn apart.
+    const [{ endedMs, lastDataMs, openedMs }] = result.handovers as [Handover];
+    const rows = result.handovers.map((handover) => ({ ...handover, endedMs, lastDataMs, openedMs }));
+    const handovers = [0, 1, 2, 3].flatMap((hours) => rows.map((handover) => later(handover, hours)));
     const tab = await openReport(t, {
       ...settled(result, handovers),
       verdict: "FAIL",
