@@ -36,12 +36,11 @@ import kleur from "kleur";
 import mri from "mri";
 import {
   builtHelp,
-  endingOf,
+  checkEnding,
   protocol,
   RECORD,
   RecordReader,
   render,
-  REPORTS,
   settingsIn,
   writeReport,
   writeReports,
@@ -308,9 +307,7 @@ function disruptionOf({ given }) {
  */
 function checkReport(file, disrupt) {
   if (disrupt === "check") throw new UserError(`--report ${file}: a check has none, --json prints what it found`);
-  if (!Object.hasOwn(REPORTS, endingOf(file))) {
-    throw new UserError(`--report must end in .json, .html, .xml or .md: current value is '${file}'`);
-  }
+  checkEnding("--report", file);
   if (file.startsWith("-.")) return;
   try {
     accessSync(dirname(file), constants.W_OK);

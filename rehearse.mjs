@@ -15,7 +15,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
 import mri from "mri";
-import { builtHelp, protocol, settingsIn, writeReports } from "./report.mjs";
+import { builtHelp, checkEnding, protocol, settingsIn, writeReports } from "./report.mjs";
 
 const { called, redactUrl, toJson, UserError } = protocol;
 
@@ -94,7 +94,11 @@ async function main() {
   const options = await readOptions(guard);
   if (options === undefined) return;
   const { own, sessions } = options;
-  await checkSettings(guard, options);
+  // Our own programs say at once what is wrong with their settings, but somebody's server may take a while to listen.
+  if (own.server !== "") {
+    await checkClient(guard, options);
+    notes.show();
+  }
 
   // Start. One server after the other, so that a bad setting is told once.
   const deployment = new Deployment(guard, options);
@@ -108,6 +112,7 @@ async function main() {
   const kubelet = new Kubelet({ watches, service, graceMs, preStopMs });
   for (const server of deployment.instances) kubelet.run(server);
   await client.start();
+  notes.show();
   const idleClientBytes = client.residentBytes();
 
   // Wait, until every session has been acknowledged in both directions; of somebody's own server, until all are connected,
@@ -137,16 +142,12 @@ async function main() {
   await print(client, verdictOn(client.result(), endings, service, options, memory), options);
 }
 
-/** The programs themselves say what is wrong with their settings; an older build says it once it is started. */
-async function checkSettings(guard, options) {
-  const { own } = options;
-  const servers = Array(own.servers).fill("ws://127.0.0.1/");
-  const client = clientCommand(options, servers, options.reports);
-  const commands = own.server === "" ? [client, serverCommand(options, "server-1", own.fault)] : [client];
-  await Promise.all(commands.map(async (command) => {
-    const { code, output } = await ask(guard, [...command, "--check-settings"]);
-    if (code === 2 && !output.includes("Unknown flag --check-settings")) throw new UserError(output.trimEnd());
-  }));
+/** The client's word on its settings, before anything is started; an older build says it once it is. */
+async function checkClient(guard, options) {
+  const addresses = Array(options.own.servers).fill("ws://127.0.0.1/");
+  const command = clientCommand(options, addresses, options.reports);
+  const { code, output } = await ask(guard, [...command, "--check-settings"]);
+  if (code === 2 && !output.includes("Unknown flag --check-settings")) throw new Refused(output.trimEnd());
 }
 
 function serverCommand({ own, handedThrough }, name, fault) {
@@ -654,7 +655,10 @@ class Service {
   /** With nobody behind it there is no listener: the system refuses. */
   #follow() {
     const names = this.#candidates().map(String);
-    note("service", names.length === 0 ? "new connections are refused" : `new connections go to ${names.join(", ")}`);
+    notes.add(
+      "service",
+      names.length === 0 ? "new connections are refused" : `new connections go to ${names.join(", ")}`,
+    );
     if (names.length > 0 && this.#listener === undefined) void this.#listen();
     if (names.length > 0 || this.#listener === undefined) return;
     this.#listener.close();
@@ -757,7 +761,7 @@ class Program {
   }
 
   show(line) {
-    note(this.name, line);
+    notes.add(this.name, line);
   }
 
   #onLine(line) {
@@ -791,7 +795,8 @@ class Program {
       this.#waiting.add(check);
       this.exited.then(({ code, error }) => {
         if (error !== undefined) reject(new UserError(`Cannot start ${this.name}: ${error.message}`));
-        reject(new UserError(code === 2 ? "" : `${this.name} ended before it said '${action}'`)); // with 2 it has said why
+        if (code === 2) reject(new Refused(notes.areShown ? "" : this.#lines.join("\n"))); // it has said why
+        reject(new UserError(`${this.name} ended before it said '${action}'`));
       });
     });
   }
@@ -823,10 +828,26 @@ class Program {
   }
 }
 
-/** A line of what the rehearsal itself plays. */
-function note(name, text) {
-  process.stderr.write(`${kleur.dim(`[${name}]`)} ${text}\n`);
+/** A program does not take its settings, and has said why: nothing else is of interest. */
+class Refused extends UserError {}
+
+/** What is played, on stderr; kept until all that was to be started runs, or did not. */
+class Notes {
+  areShown = false;
+  #kept = [];
+
+  add(name, text) {
+    const line = `${kleur.dim(`[${name}]`)} ${text}\n`;
+    if (this.areShown) process.stderr.write(line);
+    else this.#kept.push(line);
+  }
+
+  show() {
+    if (!this.areShown) process.stderr.write(this.#kept.join(""));
+    this.areShown = true;
+  }
 }
+const notes = new Notes();
 
 function hasAction(line, action) {
   return line.includes(`"event.action":"${action}"`) || new RegExp(`^\\S+ \\S*${action}\\b`).test(line);
@@ -1039,6 +1060,7 @@ async function readOptions(guard) {
   const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const reports = [given.report ?? (process.env.REPORT || "").split(",").filter((file) => file !== "")].flat();
+  for (const file of reports) checkEnding("--report", file);
   if (given.json && reports.some((file) => file.startsWith("-."))) {
     throw new UserError("--json has stdout for itself: --report to a file");
   }
@@ -1130,7 +1152,7 @@ function checkService(own, given) {
   if (own.preStopMs >= own.graceMs) {
     const [graceS, leftS] = [own.graceMs / 1000, LEAST_KILL_MS / 1000];
     const what = `SIGTERM at ${graceS} s, SIGKILL ${leftS} s later: a drain that takes longer is SIGKILL_AT_GRACE`;
-    note("rehearsal", `--pre-stop ${own["pre-stop"]} takes all of --grace ${own.grace}, so ${what}`);
+    notes.add("rehearsal", `--pre-stop ${own["pre-stop"]} takes all of --grace ${own.grace}, so ${what}`);
   }
 }
 
@@ -1216,6 +1238,7 @@ function usage(known) {
 }
 
 main().catch((error) => {
+  if (!(error instanceof Refused)) notes.show();
   if (!(error instanceof UserError)) console.error(error);
   else if (error.message) console.error(error.message);
   process.exit(2);

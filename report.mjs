@@ -95,6 +95,17 @@ export function endingsOf(writers) {
 export const endingOf = (file) => file.slice(file.lastIndexOf(".") + 1);
 
 /**
+ * Throws `UserError` where a flag's file has the ending of none of its writers.
+ * @param {string} flag
+ * @param {string} file
+ * @param {Record<string, unknown>} [writers]
+ */
+export function checkEnding(flag, file, writers = REPORTS) {
+  if (Object.hasOwn(writers, endingOf(file))) return;
+  throw new UserError(printable(`${flag} must end in ${endingsOf(writers)}: current value is '${file}'`));
+}
+
+/**
  * Writes a result as the file's ending says: all of it or nothing. Throws `UserError` with file and reason.
  * @param {string} file
  * @param {Result} result
@@ -1613,8 +1624,8 @@ function readOptions() {
  */
 function outputFile(file, writers) {
   if (typeof file !== "string" || file === "") throw new UserError("--output needs a value: see --help");
-  if (Object.hasOwn(writers, endingOf(file))) return file;
-  throw new UserError(printable(`--output must end in ${endingsOf(writers)}: current value is '${file}'`));
+  checkEnding("--output", file, writers);
+  return file;
 }
 
 /**

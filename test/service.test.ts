@@ -87,7 +87,7 @@ describe("a Service in between", { concurrency: 6, timeout: 240_000 }, () => {
     const [preStop, verdict, causes] of [["0s", "FAIL", ["ENDPOINT_RACE"]], ["3s", "PASS", []]] as const
   ) {
     it(`of sessions that reach an ending application tells ${verdict} with a preStop of ${preStop}`, async (t) => {
-      const flags = [APP("lingers"), "--sessions=24", "--propagation=2s", `--pre-stop=${preStop}`];
+      const flags = [APP("lingers"), "--sessions=60", "--propagation=2s", `--pre-stop=${preStop}`];
       const { handovers, stderr, ...rest } = await rehearse(t, ...flags);
       assert.equal(rest.verdict, verdict, stderr);
       const failed = handovers.filter(({ verdict }) => verdict === "failed");
