@@ -2,8 +2,11 @@
 import { Buffer } from "node:buffer";
 import { type ChildProcess, type ChildProcessByStdio, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { cpSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import type { Server as HttpServer } from "node:http";
 import { connect as connectTcp, createServer as createTcpServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import process from "node:process";
 import type { Readable, Writable } from "node:stream";
@@ -92,6 +95,15 @@ export async function run(t: TestContext, command: string[], env: Record<string,
   const program = start(t, command, env);
   const { code, signal } = await program.exited;
   return { code, signal, stdout: program.stdout(), stderr: program.lines.join("\n") };
+}
+
+/** A folder with these files of the checkout, and its packages; gone when the test ends. */
+export function copyOf(t: TestContext, ...files: string[]): string {
+  const folder = mkdtempSync(join(tmpdir(), "copy-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  for (const file of files) cpSync(file, join(folder, file));
+  symlinkSync(resolve("node_modules"), join(folder, "node_modules"));
+  return folder;
 }
 
 /** Starts our server on free ports and waits until it listens. */

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import {
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -8,7 +7,6 @@ import {
   readFileSync,
   rmSync,
   statSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,7 +14,7 @@ import { join, resolve } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
 import type { Handover } from "../protocol.ts";
-import { EXPECTED, run, start } from "./helper.ts";
+import { copyOf, EXPECTED, run, start } from "./helper.ts";
 
 interface Rehearsal {
   verdict: "PASS" | "FAIL";
@@ -508,12 +506,7 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
   }
 
   it("says in one line that nothing has been built", async (t) => {
-    const place = folder(t);
-    mkdirSync(join(place, "dist"));
-    for (const file of ["rehearse.mjs", "report.mjs", "dist/protocol.js", "dist/package.json"]) {
-      cpSync(file, join(place, file));
-    }
-    symlinkSync(resolve("node_modules"), join(place, "node_modules"));
+    const place = copyOf(t, "rehearse.mjs", "report.mjs", "dist/protocol.js", "dist/package.json");
     const { code, stdout, stderr } = await run(t, [process.execPath, join(place, "rehearse.mjs")]);
     const line = "There is no dist/client.txt: 'make build' builds the programs";
     assert.deepEqual({ code, stdout, stderr }, { code: 2, stdout: "", stderr: line });
@@ -562,10 +555,8 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
 
 describe("a build", () => {
   it("is not noticed by what runs meanwhile, another build included", async (t) => {
-    const copy = folder(t);
-    const sources = readdirSync(".").filter((name) => /\.(ts|mjs|html)$/.test(name) || name === "package.json");
-    for (const source of sources) cpSync(source, join(copy, source));
-    symlinkSync(resolve("node_modules"), join(copy, "node_modules"));
+    const isSource = (name: string) => /\.(ts|mjs|html)$/.test(name) || name === "package.json";
+    const copy = copyOf(t, ...readdirSync(".").filter(isSource));
     const build = (...flags: string[]) => {
       const program = start(t, ["sh", "-c", 'cd "$0" && exec "$@"', copy, process.execPath, "build.mjs", ...flags]);
       return program.exited.then(({ code }) => assert.equal(code, 0, program.lines.join("\n")));

@@ -1,20 +1,10 @@
 import assert from "node:assert/strict";
-import {
-  copyFileSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  rmSync,
-  symlinkSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { run } from "./helper.ts";
+import { copyOf, run } from "./helper.ts";
 
 const TOOLS = resolve(".tools/node_modules");
 const deno = `${TOOLS}/.bin/deno`;
@@ -72,12 +62,9 @@ for (const [name, program, command] of RUNTIMES) {
 test("a Node that reads TypeScript takes the built contract, unless the source is newer", {
   skip: skipUnless(`${TOOLS}/node24/bin/node`),
 }, async (t) => {
-  const folder = mkdtempSync(join(tmpdir(), "newer-"));
-  t.after(() => rmSync(folder, { recursive: true }));
+  const folder = copyOf(t, "report.mjs", "protocol.ts", "package.json");
   const [source, built] = [join(folder, "protocol.ts"), join(folder, "dist/protocol.js")];
-  for (const file of ["report.mjs", "protocol.ts", "package.json"]) cpSync(file, join(folder, file));
   mkdirSync(dirname(built));
-  symlinkSync(resolve("node_modules"), join(folder, "node_modules"));
   writeFileSync(built, 'throw new Error("built")');
   const help = () => run(t, [`${TOOLS}/node24/bin/node`, join(folder, "report.mjs"), "--help"]);
   utimesSync(source, 1000, 1000);
