@@ -15,6 +15,7 @@ import { type WebSocket, WebSocketServer } from "ws";
 import { encode, type Frame, type Handover, PROBE_HEADER, type Symptom, VERSION } from "../protocol.ts";
 import { type Result, SETTINGS } from "../client.ts";
 import {
+  clockMs,
   connect,
   data,
   deadUrl,
@@ -672,11 +673,12 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   for (const timeoutMs of [400, 900]) {
     it(`gives a dial up after --connect-timeout ${timeoutMs}`, async (t) => {
       const accepted = new EventEmitter();
-      const url = await startTcp(t, (socket) => accepted.emit("socket", socket.resume(), performance.now()));
-      startOn(t, [{ url }], `--connect-timeout=${timeoutMs}`);
-      const [socket, from] = await once(accepted, "socket") as [Socket, number];
+      const url = await startTcp(t, (socket) => accepted.emit("socket", socket.resume()));
+      const client = startOn(t, [{ url }], `--connect-timeout=${timeoutMs}`);
+      const [socket] = await once(accepted, "socket") as [Socket];
       await once(socket, "close");
-      assertBetween(performance.now() - from, timeoutMs - 60, timeoutMs + 500, "ms from the dial to its end");
+      const [from, to] = await Promise.all([client.line(/ started /), client.line(/ dial-failed /)]);
+      assertBetween(clockMs(to) - clockMs(from), timeoutMs - 1, timeoutMs + 500, "ms from the start to the dial's end");
     });
   }
 

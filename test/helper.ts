@@ -86,6 +86,9 @@ export function start(
   return { child, lines, stdout: () => stdout, line, exited };
 }
 
+/** When a log line was written, in ms of the day (UTC). */
+export const clockMs = (line: string): number => Date.parse(`1970-01-01T${/\d\d:\d\d:\d\d\.\d{3}/.exec(line)![0]}Z`);
+
 /** Whether a program is here, and does what these arguments ask. */
 export const has = (program: string, ...args: string[]): boolean =>
   spawnSync(program, args, { stdio: "ignore" }).status === 0;

@@ -6,7 +6,7 @@ import { connect, type Socket } from "node:net";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
 import type { Handover } from "../protocol.ts";
-import { EXPECTED, run, slackMs, start } from "./helper.ts";
+import { clockMs, EXPECTED, run, slackMs, start } from "./helper.ts";
 
 interface Rehearsal {
   verdict: "PASS" | "FAIL";
@@ -71,12 +71,7 @@ describe("a Service in between", { concurrency: 6, timeout: 240_000 }, () => {
     assert.deepEqual([rehearsal.code, rehearsal.verdict], [0, "PASS"], rehearsal.stderr);
     assert.match(textOf(rehearsal, "ENDPOINT_RACE"), /its preStop.sleep is 3s, which covers it$/);
     assert.doesNotMatch(rehearsal.stderr, /probe-failed|dial-failed|upgrade-refused/);
-    const at = (pattern: RegExp) => {
-      const [, hours, minutes, seconds] = / (\d\d):(\d\d):(\d\d\.\d+) /.exec(
-        rehearsal.lines.find((one) => pattern.test(one))!,
-      )!;
-      return (Number(hours) * 60 + Number(minutes)) * 60_000 + Number(seconds) * 1000;
-    };
+    const at = (pattern: RegExp) => clockMs(rehearsal.lines.find((one) => pattern.test(one))!);
     const sleptMs = at(/\[server-1\] .*shutdown-signal/) - at(/\[client\] .*pod .*server-1: deleted/);
     assert.ok(sleptMs > 2900 - slackMs() && sleptMs < 3500 + slackMs(), `SIGTERM came after ${sleptMs} ms`);
     assert.ok(rehearsal.cost["exitMs"]! < 2500, "the exit counts from SIGTERM");
