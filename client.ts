@@ -9,10 +9,10 @@
  *
  * @module
  */
-import { accessSync, constants, createReadStream, readFileSync } from "node:fs";
+import { createReadStream, readFileSync } from "node:fs";
 import { type IncomingMessage, type Server, type ServerResponse, validateHeaderValue } from "node:http";
 import type { Socket } from "node:net";
-import { basename, dirname } from "node:path";
+import { basename } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import type { SecureContextOptions } from "node:tls";
@@ -30,12 +30,13 @@ import {
   suspects, type Symptom, timestamp, toJson, useColour, UserError, type Values, VERSION, wasKilledAtGrace, when, wireOf,
   // What a drill's target is, and what its objects foretell.
   type BudgetObject, cameTrue, highestOrdinal, inspect, type Inspection, parseObjects, parseTarget, type Prediction, refusalOf, rolledPods, rolloutLeft,
-  selectorInWords, type ServiceObject, type Target, targetInWords, type WorkloadObject, WORKLOADS, workloadsIn,
+  selectorInWords, type ServiceObject, type Target, targetInWords, withoutSecrets, type WorkloadObject, WORKLOADS,
+  workloadsIn,
 } from "./protocol.ts";
 // deno-fmt-ignore
 import {
-  endingOf, endingsOf, headline, kinds, listed, more, pageData, RECORD, render, renderCheck, renderPage, REPORTS, sample,
-  securityHeaders, size, spread, writeReports, writeWhole,
+  checkReport, endingOf, endingsOf, headline, isStdout, kinds, listed, more, pageData, RECORD, render, renderCheck, renderPage,
+  REPORTS, sample, securityHeaders, size, spread, writeReports, writeWhole,
 } from "./report.mjs";
 
 declare global {
@@ -228,8 +229,11 @@ const OTHER_FILES = 150;
 const LATENESS_TICK_MS = 50;
 const LATENESS_NOISE_MS = 20;
 const KEPT_SPANS = 1000;
-/** The kind of failed dials that say nothing of the server: this process may open no more files. */
-const OWN_LIMIT = "descriptors";
+/** The kinds of failed dials that say nothing of the server, and what we ran out of. */
+const OWN_LIMITS = {
+  descriptors: (openFiles?: number) => `this client could open no more files, ulimit -n is ${openFiles ?? "unknown"}`,
+  ports: () => "this machine had no address or port left to dial from (net.ipv4.ip_local_port_range)",
+};
 /** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
@@ -614,9 +618,9 @@ export class Run {
   #onFailedDial(kind: string, url: string): void {
     if (kind === "400") this.#refusesOffer.add(url); // some refuse a subprotocol that they do not know (RFC 6455 4.2.2)
     const { failedDials, opened } = this.#journal;
-    if (kind === OWN_LIMIT && failedDials[kind] === 1) {
-      const most = this.#openFiles === undefined ? "" : ` ${this.#openFiles}`;
-      this.#log.line("dial-failed", `no more files can be opened: raise ulimit -n${most}`, { kind }, "error");
+    const limit = (OWN_LIMITS as Partial<Record<string, (openFiles?: number) => string>>)[kind];
+    if (limit !== undefined && failedDials[kind] === 1) {
+      this.#log.line("dial-failed", limit(this.#openFiles), { kind }, "error");
     }
     const dials = sum(failedDials);
     if (opened > 0 || dials < MAX_UNAUTHORIZED || failedDials["401"] !== dials) return;
@@ -823,6 +827,9 @@ export class Run {
       (had < wanted
         ? `only ${grouped(had)} of ${count(wanted, "session")} ever connected${where}: ${this.#journal.dialsInWords()}`
         : null) ??
+      (this.#journal.witness.unseen > 0
+        ? `${count(this.#journal.witness.unseen, "session")} ended while this client itself stood still: not judged`
+        : null) ??
       (this.#journal.judged < wantedHandovers
         ? `${this.#journal.judged} of ${count(wantedHandovers, "handover")} happened within ${duration(durationMs)}`
         : null);
@@ -943,6 +950,14 @@ export class Run {
         `${count(witness.decided, "handover")}; give it more CPU, or fewer sessions`;
       findings.push({ name: "WITNESS_SLOW", text });
     }
+    if (witness.unseen > 0) {
+      const text =
+        `this client itself stood still for up to ${duration(this.#lateness.maxMs)}: what ended then may have ` +
+        `been tired of its silence, ${
+          count(witness.unseen, "session")
+        } cannot be judged; give it more CPU, and do not pause it`;
+      findings.push({ name: "WITNESS_SLOW", text });
+    }
     findings.push(...this.#evenLives.findings());
     const away = handovers.find(({ symptom }) => symptom === "TURNED_AWAY");
     if (away !== undefined) {
@@ -952,10 +967,9 @@ export class Run {
         `${duration((endedMs ?? 0) - (openedMs ?? 0))}: ${answer}`;
       findings.push({ name: "TURNED_AWAY", text });
     }
-    if (failedDials[OWN_LIMIT] !== undefined) {
-      const text =
-        `${grouped(had)} of ${count(sessions, "session")} connected: this client could open no more files, ` +
-        `ulimit -n is ${this.#openFiles ?? "unknown"}`;
+    for (const [kind, why] of Object.entries(OWN_LIMITS)) {
+      if (failedDials[kind] === undefined) continue;
+      const text = `${grouped(had)} of ${count(sessions, "session")} connected: ${why(this.#openFiles)}`;
       findings.push({ name: "WITNESS_LIMIT", text });
     }
     for (const { name, slots, journal } of this.#neverConnected()) {
@@ -1156,7 +1170,7 @@ export class Journal {
   readonly failedDials: Record<string, number> = {};
   #refusal: { message: string; answer: string } | undefined;
   /** In how many handovers our own lateness decided, and how large it was at most. */
-  readonly witness = { decided: 0, maxMs: 0 };
+  readonly witness = { decided: 0, maxMs: 0, unseen: 0 };
   readonly handovers: Handover[] = [];
   /** Since when instances are known to end, the latest last. */
   readonly #endings = new Map<string, number>();
@@ -1226,8 +1240,9 @@ export class Journal {
   /** A judged handover; of many the older ones are kept as counts only. */
   enterHandover(handover: Handover, kept: number): void {
     this.#whole?.enterHandover(handover, kept);
-    const { verdict, symptom, from, upstreamLost, lateMs } = handover;
+    const { verdict, symptom, from, upstreamLost, lateMs, unseen } = handover;
     this.counts[verdict]++;
+    if (unseen) this.witness.unseen++;
     this.lost.down += size(handover.lost);
     this.lost.up += upstreamLost;
     this.#messages.duplicated += size(handover.duplicated);
@@ -1396,7 +1411,8 @@ export class Slot implements SessionOwner {
       await this.#until(() => from.isOver || (isEarly && from.isTold));
       const next = await this.#connect(from);
       if (next === undefined) return;
-      await this.#until(() => next.ledger.firstDataAt !== undefined || next.isOver); // its first message ends the silence
+      // Early, the next one may end before the old one has; the first message of the next one ends the silence.
+      await this.#until(() => from.isOver && (next.ledger.firstDataAt !== undefined || next.isOver));
       if (this.#isStopped) return;
       const handover = this.#judge(next);
       held = this.#current = next;
@@ -1494,8 +1510,9 @@ export class Slot implements SessionOwner {
   #noteFailure(url: string, { kind, message, answer }: Failure, redial: Redial): void {
     const { journal, log, onFailedDial } = this.#context;
     redial.dialledAt = undefined;
-    // What we ourselves could not do proves nothing.
-    if (kind !== OWN_LIMIT) redial.downUntil = performance.now();
+    // What we ourselves could not do proves nothing: it was as good as no dial.
+    if (!Object.hasOwn(OWN_LIMITS, kind)) redial.downUntil = performance.now();
+    else if (redial.downUntil === undefined) redial.chosenMs = Infinity;
     redial.failed[kind] = (redial.failed[kind] ?? 0) + 1;
     journal.enterFailedDial(kind);
     if (answer !== undefined) journal.enterRefusal({ message, answer });
@@ -1799,6 +1816,7 @@ export class Session {
       perMessageDeflate: !dialect.isFramed,
       maxPayload: dialect.isFramed ? MAX_MESSAGE_BYTES : settings.maxMessageBytes,
       closeTimeout: MAX_TIMER_MS, // ours is #watch, which knows how late we are ourselves
+      autoPong: false, // of many pings at once, as after a pause of ours, ws's own answers would end the connection
       ...access,
     };
     const address = new URL(url);
@@ -1823,6 +1841,7 @@ export class Session {
     });
     ws.on("open", () => this.#onUpgraded());
     ws.on("message", (data, isBinary) => this.#onMessage(data, isBinary));
+    ws.on("ping", (data) => this.canSend && ws.pong(data));
     ws.on("pong", () => {
       if (this.ledger.dialect.isFramed || !this.isOpen) return;
       this.#pace.pongs = true;
@@ -1940,12 +1959,13 @@ export class Session {
     this.#pings = setInterval(() => this.#ws.ping(), this.#pingsMs);
   }
 
+  /** Who reads nothing gets no more answers: they would pile up here. */
   #say(text: string): void {
-    if (this.#ws.readyState === this.#ws.OPEN) this.#ws.send(wireOf(text), ignore);
+    if (this.canSend) this.#ws.send(wireOf(text), ignore);
   }
 
   #onRefusal({ statusCode = 0, headers }: IncomingMessage): void {
-    const where = headers.location === undefined ? "" : ` to ${redactUrl(headers.location)}`;
+    const where = headers.location === undefined ? "" : ` to ${withoutSecrets(headers.location)}`;
     const kind = String(statusCode);
     const answer = statusCode >= 300 && statusCode < 400 ? "--url where it leads" : REFUSALS[kind];
     // In a server's name a proxy answers 502 or 504.
@@ -1972,6 +1992,8 @@ export class Session {
 
   #onMessage(data: RawData, isBinary: boolean): void {
     if (this.#isLeft) return;
+    // What was compressed comes later than its bytes, and a close frame behind it as well.
+    if (!this.ledger.dialect.isFramed) setImmediate(() => this.#noteClosing());
     try {
       if (!this.ledger.dialect.isFramed) this.#hear(isBinary ? binaryText(data as Buffer) : data.toString());
       else this.#accept(data as Buffer, isBinary);
@@ -3282,8 +3304,9 @@ const DIAL_ERRORS: Record<string, string> = {
   ECONNRESET: "reset",
   EPIPE: "reset",
   ETIMEDOUT: "timeout",
-  EMFILE: OWN_LIMIT,
-  ENFILE: OWN_LIMIT,
+  EMFILE: "descriptors",
+  ENFILE: "descriptors",
+  EADDRNOTAVAIL: "ports",
 };
 
 /** What may answer a refusal, by its status. */
@@ -3479,24 +3502,15 @@ function viaPath(text: string): { name: string; url: string } {
 
 function serverUrl(text: string): string {
   // Without credentials, too: URLs stand in log lines and reports.
-  if (URL.canParse(text) && /^wss?:\/\/[^#@]+$/i.test(text)) return text;
+  // What ends a URL in the middle of a text is written as URLs write it: else what stands behind would not be redacted.
+  if (URL.canParse(text) && /^wss?:\/\/[^#@]+$/i.test(text)) {
+    return text.replace(/[\s"<>`]/g, (one) => encodeURIComponent(one));
+  }
   throw new RangeError("must be a ws:// or wss:// URL without credentials or a fragment");
 }
 
-/** A report named - goes to stdout, before the text: from a pod there is no other way out. */
-function isStdout(file: string): boolean {
-  return file.startsWith("-.");
-}
-
 function reportFile(text: string): string {
-  if (text === RECORD) return text;
-  if (!Object.hasOwn(REPORTS, endingOf(text))) throw new RangeError(`must end in ${endingsOf(REPORTS)}`);
-  if (isStdout(text)) return text;
-  try {
-    accessSync(dirname(text), constants.W_OK);
-  } catch {
-    throw new RangeError("must be in a folder that can be written to");
-  }
+  if (text !== RECORD) checkReport(text);
   return text;
 }
 

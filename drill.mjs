@@ -15,8 +15,6 @@
 import { execFile, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
-  accessSync,
-  constants,
   existsSync,
   mkdtempSync,
   readdirSync,
@@ -27,7 +25,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, relative, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -36,7 +34,8 @@ import kleur from "kleur";
 import mri from "mri";
 import {
   builtHelp,
-  checkEnding,
+  checkReports,
+  isStdout,
   protocol,
   RECORD,
   RecordReader,
@@ -68,6 +67,7 @@ const {
   milliseconds,
   printable,
   redactUrl,
+  run,
   selectorInWords,
   toJson,
   UserError,
@@ -181,10 +181,11 @@ async function main() {
   const options = readOptions(process.argv.slice(2));
   if (options === undefined) return;
   const screen = new Screen();
-  const interrupt = new Interrupt(screen);
+  const command = /** @type {(typeof COMMANDS)[string]} */ (COMMANDS[options.command]);
+  const interrupt = new Interrupt(screen, command.runsClient === true);
   const kubectl = new Kubectl(options);
   try {
-    await COMMANDS[options.command]?.run({ ...options, kubectl, screen, interrupt });
+    await command.run({ ...options, kubectl, screen, interrupt });
   } finally {
     screen.clear();
     interrupt.end();
@@ -198,7 +199,11 @@ async function drill(options) {
   const { kubectl, screen, interrupt, given } = options;
   if (given.check !== undefined) return checkFiles(options);
   const disrupt = disruptionOf(options);
-  for (const file of options.reports) checkReport(file, disrupt);
+  const [file] = options.reports;
+  if (disrupt === "check" && file !== undefined) {
+    throw new UserError(`--report ${file}: a check has none, --json prints what it found`);
+  }
+  checkReports(options.reports, options.json);
   await kubectl.reach(interrupt.signal);
   // Somebody's own workload is where kubectl itself would look.
   if (isOwn(options)) await kubectl.useContextNamespace();
@@ -252,8 +257,9 @@ function report({ result, exitCode, lost }, { reports, json }) {
  * Without a cluster: the client itself checks what it is given.
  * @param {Context} options
  */
-async function checkFiles({ given, json }) {
+async function checkFiles({ given, own, json }) {
   const flags = Object.entries(given).flatMap(([name, values]) => values.map((value) => `--${name}=${value}`));
+  if (own["target"]) flags.push(`--target=${own["target"]}`);
   const child = spawn(process.execPath, [clientFile(), ...flags, ...json ? ["--json"] : []], { stdio: "inherit" });
   process.exitCode = await new Promise((resolve) => child.on("close", (code) => resolve(code ?? 2)));
 }
@@ -299,21 +305,6 @@ function disruptionOf({ given }) {
   if (Object.hasOwn(DISRUPTIONS, disrupt)) return /** @type {keyof typeof DISRUPTIONS} */ (disrupt);
   const names = Object.keys(DISRUPTIONS).join("|");
   throw new UserError(`--disrupt must be ${names}: current value is '${disrupt}'`);
-}
-
-/**
- * @param {string} file
- * @param {string} disrupt
- */
-function checkReport(file, disrupt) {
-  if (disrupt === "check") throw new UserError(`--report ${file}: a check has none, --json prints what it found`);
-  checkEnding("--report", file);
-  if (file.startsWith("-.")) return;
-  try {
-    accessSync(dirname(file), constants.W_OK);
-  } catch {
-    throw new UserError(`--report must be in a folder that can be written to: current value is '${file}'`);
-  }
 }
 
 // ---- What is disrupted, and the way to it
@@ -565,7 +556,11 @@ function startedAt({ status }) {
 /** @param {Context} options */
 async function load(options) {
   const { kubectl, interrupt, given, json, reports, own } = options;
-  for (const file of reports) checkReport(file, "load");
+  checkReports(reports);
+  const stdout = reports.find(isStdout);
+  if (stdout !== undefined) {
+    throw new UserError(`--report ${stdout}: a load has a report for each pod, they need a file`);
+  }
   await kubectl.reach(interrupt.signal);
   const rendered = await renderJob(options, "deploy/components/load/job");
   const url = given["url"]?.join(",") || process.env["SERVER_URL"] || rendered.connect();
@@ -671,6 +666,7 @@ class JobRun {
     await this.#untilStarted();
     /** @type {Map<string, Promise<PodEnd>>} */
     const ends = new Map();
+    let waiting = "";
     for (;;) {
       const { job, pods } = await this.#look();
       for (const pod of pods) {
@@ -679,15 +675,23 @@ class JobRun {
       }
       const wanted = job?.spec?.completions ?? 1;
       const running = pods.filter((pod) => stateOf(pod)?.running !== undefined).length;
-      this.#screen.wait(`${wanted - ends.size} of ${count(wanted, "pod")} to end: ${running} running`);
+      waiting = pods.map(whyWaiting).find((text) => text !== "") ?? waiting;
+      const why = waiting && `, ${printable(waiting)}`;
+      this.#screen.wait(`${wanted - ends.size} of ${count(wanted, "pod")} to end: ${running} running${why}`);
       if (isFinished(job)) break;
       await pause(LOOK_INTERVAL_MS, this.#signal);
     }
-    const { pods } = await this.#look();
+    const { job, pods } = await this.#look();
     for (const pod of pods) if (!ends.has(nameOf(pod))) ends.set(nameOf(pod), this.#readLater(pod));
     const all = await Promise.all(ends.values());
-    if (all.length === 0) throw new UserError(`The ${this.#role} ended without a pod`);
-    return all.sort((a, b) => a.name.localeCompare(b.name));
+    all.sort((a, b) => a.name.localeCompare(b.name));
+    // Who never ran, or was taken away between two looks, has no verdict: the others' is not theirs.
+    const wanted = job?.spec?.completions ?? 1;
+    const hasFailed = job?.status?.conditions?.some(({ type, status }) => type === "Failed" && status === "True");
+    const isUnexplained = hasFailed && all.every(({ exitCode }) => exitCode === 0);
+    const summary = printable([`no verdict: ${whyFinished(job)}`, waiting].filter(Boolean).join("; "));
+    const none = { name: `${this.#role}-?`, exitCode: 2, result: undefined, lost: null, summary };
+    return [...all, ...Array(Math.max(wanted - all.length, isUnexplained ? 1 : 0)).fill(none)];
   }
 
   /** The pods, once one of them runs or has ended. Throws `UserError` with the cluster's word where none does. */
@@ -1362,54 +1366,57 @@ async function makeToken({ kubectl }) {
  * @param {Context} options
  */
 async function makeCertificate({ kubectl }) {
-  const folder = mkdtempSync(join(tmpdir(), "certificate-"));
+  const folder = temporaryFolder("certificate");
   const openssl = (/** @type {string[]} */ ...args) => opensslIn(folder, args);
   const text = (/** @type {string} */ file) => readFileSync(join(folder, file), "utf8");
   const key = (/** @type {string} */ file) =>
     openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", file);
-  try {
-    const kept = JSON.parse(
-      await kubectl.read(["get", "secret", "server-ca", "-o", "json", "--ignore-not-found"]) || "{}",
-    );
-    if (kept.data?.["tls.key"]) {
-      for (const part of ["crt", "key"]) {
-        writeFileSync(join(folder, `ca.${part}`), Buffer.from(kept.data[`tls.${part}`], "base64"));
-      }
-    } else {
-      await key("ca.key");
-      const use = ["-addext", "keyUsage = critical, keyCertSign, cRLSign"];
-      await openssl(
-        "req",
-        "-x509",
-        "-new",
-        "-key",
-        "ca.key",
-        "-days",
-        "3650",
-        "-subj",
-        "/CN=server-service CA",
-        ...use,
-        "-out",
-        "ca.crt",
-      );
-      await kubectl.secret("server-ca", "kubernetes.io/tls", { "tls.crt": text("ca.crt"), "tls.key": text("ca.key") });
+  const kept = JSON.parse(
+    await kubectl.read(["get", "secret", "server-ca", "-o", "json", "--ignore-not-found"]) || "{}",
+  );
+  if (kept.data?.["tls.key"]) {
+    for (const part of ["crt", "key"]) {
+      writeFileSync(join(folder, `ca.${part}`), Buffer.from(kept.data[`tls.${part}`], "base64"));
     }
-    const name = `DNS:server-service.${kubectl.namespace}`;
-    const extensions = [
-      `subjectAltName = DNS:server-service,${name},${name}.svc,${name}.svc.cluster.local`,
-      "keyUsage = critical, digitalSignature",
-      "extendedKeyUsage = serverAuth",
-    ];
-    writeFileSync(join(folder, "extensions"), `${extensions.join("\n")}\n`);
-    await key("tls.key");
-    await openssl("req", "-new", "-key", "tls.key", "-subj", "/CN=server-service", "-out", "request");
-    const by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "365", "-extfile", "extensions"];
-    await openssl("x509", "-req", "-in", "request", ...by, "-out", "tls.crt");
-    const parts = { "tls.crt": text("tls.crt"), "tls.key": text("tls.key"), "ca.crt": text("ca.crt") };
-    await kubectl.secret("server-tls", "kubernetes.io/tls", parts);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
+  } else {
+    await key("ca.key");
+    const use = ["-addext", "keyUsage = critical, keyCertSign, cRLSign"];
+    await openssl(
+      "req",
+      "-x509",
+      "-new",
+      "-key",
+      "ca.key",
+      "-days",
+      "3650",
+      "-subj",
+      "/CN=server-service CA",
+      ...use,
+      "-out",
+      "ca.crt",
+    );
+    await kubectl.secret("server-ca", "kubernetes.io/tls", { "tls.crt": text("ca.crt"), "tls.key": text("ca.key") });
   }
+  const name = `DNS:server-service.${kubectl.namespace}`;
+  const extensions = [
+    `subjectAltName = DNS:server-service,${name},${name}.svc,${name}.svc.cluster.local`,
+    "keyUsage = critical, digitalSignature",
+    "extendedKeyUsage = serverAuth",
+  ];
+  writeFileSync(join(folder, "extensions"), `${extensions.join("\n")}\n`);
+  await key("tls.key");
+  await openssl("req", "-new", "-key", "tls.key", "-subj", "/CN=server-service", "-out", "request");
+  const by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "365", "-extfile", "extensions"];
+  await openssl("x509", "-req", "-in", "request", ...by, "-out", "tls.crt");
+  const parts = { "tls.crt": text("tls.crt"), "tls.key": text("tls.key"), "ca.crt": text("ca.crt") };
+  await kubectl.secret("server-tls", "kubernetes.io/tls", parts);
+}
+
+/** For files of this run; it goes with the process, also where a signal ends that. @param {string} name */
+function temporaryFolder(name) {
+  const folder = mkdtempSync(join(realpathSync(tmpdir()), `${name}-`));
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
 }
 
 /**
@@ -1427,17 +1434,18 @@ async function opensslIn(folder, args) {
 
 /** @param {Context} options */
 async function filebeat({ kubectl, own: { hosts, credentials } }) {
-  if (!hosts || !credentials || !existsSync(credentials)) {
+  if (!hosts || !credentials || !existsSync(credentials) || statSync(credentials).isDirectory()) {
     const file = "output.elasticsearch.api_key: <id>:<key> (/dev/null where nothing does)";
     throw new UserError(
       `filebeat needs --hosts https://<host>:9200 and --credentials, a file with what lets it in: ${file}`,
     );
   }
+  const secret = { "credentials.yml": readFileSync(credentials, "utf8") };
   const objects = await kubectl.render(here("deploy/components/logging/filebeat"), {});
   const setting = objects.find((object) => object["data"]?.ELASTICSEARCH_HOSTS !== undefined);
   Object.assign(setting?.["data"], { ELASTICSEARCH_HOSTS: hosts });
   process.stdout.write(await kubectl.change(["apply", "-f", "-"], listOf(objects)));
-  await kubectl.secret("filebeat-credentials", "Opaque", { "credentials.yml": readFileSync(credentials, "utf8") });
+  await kubectl.secret("filebeat-credentials", "Opaque", secret);
   process.stdout.write(await kubectl.change(["rollout", "restart", "daemonset/filebeat"]));
 }
 
@@ -1672,16 +1680,10 @@ class Kubectl {
    */
   async render(folder, changes) {
     if (changes === undefined) return this.#kustomize(folder);
-    const over = mkdtempSync(join(realpathSync(tmpdir()), "overlay-"));
-    try {
-      writeFileSync(
-        join(over, "kustomization.yaml"),
-        JSON.stringify(overlay(relative(over, realpathSync(folder)), changes)),
-      );
-      return await this.#kustomize(over);
-    } finally {
-      rmSync(over, { recursive: true, force: true });
-    }
+    const over = temporaryFolder("overlay");
+    const kustomization = overlay(relative(over, realpathSync(folder)), changes);
+    writeFileSync(join(over, "kustomization.yaml"), JSON.stringify(kustomization));
+    return await this.#kustomize(over);
   }
 
   /** @param {string} folder @returns {Promise<Manifest[]>} */
@@ -1807,11 +1809,17 @@ class Screen {
 
 const CLEAR_LINE = "\r\x1b[K";
 
-/** The first signal stops what is waited for, so that it is taken back; the second leaves at once. */
+/**
+ * The first signal stops what is waited for, so that it is taken back; the second leaves at once. So does the first, where
+ * nothing is ever taken back: what has been applied stays, as with kubectl itself.
+ */
 class Interrupt {
   /** Says what may be left behind. @type {() => string} */
   left = () => "";
+  /** @type {Screen} */
   #screen;
+  /** @type {boolean} */
+  #takesBack;
   #controller = new AbortController();
   #first = "";
   /** @type {(signal: string) => void} */
@@ -1819,6 +1827,10 @@ class Interrupt {
     // A cancelled job of a CI system sends another one after the first: that is nobody who presses a key twice.
     if (this.#first !== "" && signal !== this.#first) return;
     this.#first = signal;
+    if (!this.#takesBack) {
+      process.stderr.write(`${signal}: what was done until now stays\n`);
+      process.exit(2);
+    }
     if (this.#controller.signal.aborted) {
       this.#screen.clear();
       process.stderr.write(`${signal} again: left at once. ${this.left()}\n`);
@@ -1828,9 +1840,10 @@ class Interrupt {
     this.#controller.abort(new Interrupted(`Interrupted by ${signal}`));
   };
 
-  /** @param {Screen} screen */
-  constructor(screen) {
+  /** @param {Screen} screen @param {boolean} takesBack */
+  constructor(screen, takesBack) {
     this.#screen = screen;
+    this.#takesBack = takesBack;
     for (const signal of SIGNALS) process.on(signal, this.#onSignal);
   }
 
@@ -1910,7 +1923,7 @@ function readOptions(argv) {
   if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
   if (given["help"]) return void process.stdout.write(usage(command, known));
   for (const name of flags) {
-    if ([given[name]].flat().some((value) => value === "" && !(name in OWN))) {
+    if ([given[name]].flat().some((value) => value === false || (value === "" && !(name in OWN)))) {
       throw new UserError(`--${name} needs a value: see --help`);
     }
     if (given[name] !== undefined && CHOSEN.includes(name)) {
@@ -1975,8 +1988,4 @@ function usage(command, known) {
     (runsClient ? `\nHanded through to the client, see '${client} --help':\n\n  ${flags.join(" ")}\n` : "");
 }
 
-main().catch((error) => {
-  if (!(error instanceof UserError)) throw error;
-  process.stderr.write(`${printable(error.message)}\n`);
-  process.exitCode = 2;
-});
+run(main);

@@ -204,11 +204,11 @@ const KNOWN_DIALECTS: Record<string, KnownParts> = {
   signalr: {
     open: ['{"protocol":"json","version":1}\x1e'], ready: "^\\{\\}\x1e", heartbeat: '{"type":6}\x1e@10s',
     // Without allowReconnect it is an error's.
-    farewell: '\\{"type":7,[^\x1e]*"allowReconnect":true', codes: [1000, 1001, 1012],
+    farewell: '(?:^|\x1e)\\{"type":7,[^\x1e]*"allowReconnect":true', codes: [1000, 1001, 1012],
   },
   actioncable: {
     subprotocol: ["actioncable-v1-json"], greeting: '"type":"welcome"', ready: '"type":"welcome"',
-    farewell: '"type":"disconnect".*"reason":"server_restart"', codes: [1000, 1001, 1012],
+    farewell: '^\\{"type":"disconnect".*"reason":"server_restart"', codes: [1000, 1001, 1012],
   },
   phoenix: { heartbeat: '[null,"1","phoenix","heartbeat",{}]@30s', codes: [1000, 1001, 1012] },
   centrifugo: { open: ['{"id":1,"connect":{}}'], ready: '"connect":', replies: { "^\\{\\}$": "{}" }, codes: [1001, 1012, 3001] },
@@ -237,7 +237,7 @@ const compiled = new Map<string, Dialect>();
 /** A dialect by its name. */
 export function dialectNamed(name: string): Dialect {
   const dialect = compiled.get(name) ?? compileDialect(name, KNOWN_DIALECTS[name]!, {}, (source) => {
-    const pattern = new RegExp(source, "s"); // ours do not backtrack
+    const pattern = new RegExp(source, "s"); // ours take linear time: what repeats has but one place to begin
     return (text) => pattern.exec(text);
   });
   compiled.set(name, dialect);
@@ -550,7 +550,7 @@ function hear(ledger: Ledger, text: string, at: number): void {
   const { dialect } = ledger;
   if (ledger.closeAt !== undefined) ledger.afterClose++;
   const name = serverIn(dialect, text);
-  if (name !== undefined && ledger.instance === "") ledger.server = ledger.instance = shortened(name);
+  if (name !== undefined && ledger.instance === "") ledger.server = ledger.instance = name;
   const seq = Number(dialect.sequence?.(text)?.[1] ?? NaN);
   if (isCount(seq)) {
     if (!ledger.isNumbered) ledger.highest = seq - 1; // a session may begin with any
@@ -563,12 +563,13 @@ function hear(ledger: Ledger, text: string, at: number): void {
 
 /** The name by which a message tells who sends it. */
 export function serverIn({ server }: Dialect, text: string): string | undefined {
-  return server?.(text)?.[1] || undefined;
+  const name = server?.(text)?.[1];
+  return name ? shortened(name) : undefined;
 }
 
-/** A copy, where it is shortened: a slice would keep the long text in memory. */
+/** A copy: a slice would keep the whole message in memory. */
 function shortened(name: string): string {
-  return name.length > 253 ? Buffer.from(name.slice(0, 253)).toString() : name;
+  return Buffer.from(name.slice(0, 253)).toString();
 }
 
 function misplaced(event: SessionEvent, place: string): SyntaxError {
@@ -716,6 +717,7 @@ export function judge(
   const lastDataAt = ended.lastDataAt ?? ended.openedAt ?? endedAt;
   const silence = measure(endedAt - lastDataAt, lateBetween(lastDataAt, endedAt), ended.dueMs + 1000);
   const abrupt = ended.closeAt === undefined && ended.closeCode === undefined;
+  const stoodStillMs = lateBetween(endedAt - STANDSTILL_WITHIN_MS, endedAt);
   const facts: Facts = {
     ended,
     abrupt,
@@ -730,9 +732,12 @@ export function judge(
     open: next === undefined,
   };
   let rules = applyRules(facts, policy);
+  // What was read right after a standstill of our own came at an unknown time, and may have been the answer to our silence.
+  const unseen = stoodStillMs >= STANDSTILL_MS && rules.clean === "fail" && ended.complaint === undefined &&
+    (ended.how === "fin" || ended.how === "reset");
   const failed = expectedRules(policy.expect, ended.dialect).filter((rule) => rules[rule] === "fail");
   // Still going on, or gone in order and on the way, not late yet: neither graceful nor failed.
-  const unfinished = ended.endedAt === undefined || (facts.open && failed.length === 0);
+  const unfinished = ended.endedAt === undefined || unseen || (facts.open && failed.length === 0);
   if (unfinished) rules = { notice: "n/a", complete: "n/a", farewell: "n/a", clean: "n/a", moved: "n/a" };
   const named = SYMPTOMS.find(([, rules, when]) => rules.some((rule) => failed.includes(rule)) && when(facts, failed));
   return {
@@ -798,9 +803,18 @@ export function judge(
     arrivedMs: elapsed(origin, next?.openedAt),
     /** What the client itself was late, where that decided: without it a limit would have been exceeded. */
     lateMs: tenths(Math.max(reconnect.forgivenMs, abrupt ? silence.forgivenMs : 0)),
+    /** Whether the end came while the client itself stood still: then it is not judged. */
+    unseen,
     rules,
   };
 }
+
+/**
+ * A standstill of our own, just before an end, after which nobody can tell whose end it was: as long as servers leave a ping
+ * unanswered at the least.
+ */
+const STANDSTILL_MS = 5000;
+const STANDSTILL_WITHIN_MS = STANDSTILL_MS + 1000;
 
 /**
  * How long there was no way to a next session. Our own waits count only as far as a dial that failed after them proves that
@@ -3597,16 +3611,23 @@ export function openFilesLimit(): number | undefined {
   }
 }
 
-/** Runs a program: a `UserError` becomes one line on stderr and exit 2, a bug crashes with its stack. */
+/**
+ * Runs a program: a `UserError`, or what the system refuses, becomes one line on stderr and exit 2. So does a bug, with its
+ * stack: 1, as Node has it, would be a verdict.
+ */
 export function run(main: () => Promise<void>): void {
   process.stdout.on("error", (error: Error & { code?: string }) => {
     if (error.code === "EPIPE") return; // a reader who has left has seen enough
     process.stderr.write(`Cannot write to stdout: ${error.message}\n`);
     process.exitCode = 2;
   });
+  process.on("uncaughtException", (error) => {
+    process.stderr.write(`${redactUrl(error instanceof Error ? error.stack ?? error.message : String(error))}\n`);
+    process.exit(2);
+  });
   main().catch((error) => {
-    if (!(error instanceof UserError)) throw error;
-    process.stderr.write(`${redactUrl(error.message)}\n`);
+    if (!(error instanceof UserError) && (error as { syscall?: string }).syscall === undefined) throw error;
+    if (error.message !== "") process.stderr.write(`${redactUrl(printable(error.message))}\n`);
     process.exitCode = 2;
   });
 }
@@ -3762,8 +3783,8 @@ export function redactUrl(text: string): string {
   });
 }
 
-/** The same of a text that is a URL as a whole, or was meant as one. */
-function withoutSecrets(url: string): string {
+/** The same of a text that is a URL as a whole, or was meant as one; it may be a relative one. */
+export function withoutSecrets(url: string): string {
   const [address = "", ...query] = url.split("?");
   const open = address.replace(/^(\w+:\/\/)?[^/:@]*:[^/]*@/, "$1…@");
   if (query.length === 0) return open;

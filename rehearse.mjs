@@ -15,9 +15,9 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import kleur from "kleur";
 import mri from "mri";
-import { builtHelp, checkEnding, protocol, settingsIn, writeReports } from "./report.mjs";
+import { builtHelp, checkReports, protocol, settingsIn, writeReports } from "./report.mjs";
 
-const { called, redactUrl, toJson, UserError } = protocol;
+const { called, joinValues, redactUrl, run, toJson, UserError } = protocol;
 
 const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
@@ -82,11 +82,6 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 kleur.enabled = Boolean(process.stderr.isTTY) && process.env.NO_COLOR === undefined;
 
 process.stderr.on("error", () => {}); // a log that nobody can take must not change the verdict
-process.stdout.on("error", ({ code, message }) => {
-  if (code === "EPIPE") return; // a reader who has left has seen enough
-  console.error(`Cannot write to stdout: ${message}`);
-  process.exitCode = 2;
-});
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(130));
 
 async function main() {
@@ -303,7 +298,7 @@ function shownSettings({ servers, graceMs, fault, server, startTimeoutMs, servic
 
 /** A command without the values of its environment, of flags that are named as secrets are, and of its URLs. */
 function withoutSecrets(command) {
-  const secret = /((?:^|[\s;&])[a-z_]\w*=|--?[\w-]*(?:token|secret|pass|key|auth)[\w-]*[= ])("[^"]*"|'[^']*'|\S+)/gi;
+  const secret = /((?:^|[\s;&|(])[a-z_]\w*=|--?[\w-]*(?:token|secret|pass|key|auth)[\w-]*[= ])("[^"]*"|'[^']*'|\S+)/gi;
   return redactUrl(command.replace(secret, "$1…"));
 }
 
@@ -361,13 +356,14 @@ async function startOwn(guard, name, { server: command, path, startTimeoutMs }) 
   const script = /[;&|<>()]/.test(filled) ? `trap : TERM; ${filled}` : `exec ${hasSettings ? "env " : ""}${filled}`;
   const server = new Program(guard, name, ["sh", "-c", script], { PORT: String(port) }, true);
   const startedAt = performance.now();
+  const shown = withoutSecrets(filled);
   while (!await accepts(port)) {
     if (server.hasExited) {
       const { code, signal } = await server.exited;
-      throw new UserError(`${name} ended with ${code ?? signal} and never listened on port ${port}: ${filled}`);
+      throw new UserError(`${name} ended with ${code ?? signal} and never listened on port ${port}: ${shown}`);
     }
     if (performance.now() - startedAt > startTimeoutMs) {
-      throw new UserError(`${name} did not listen on port ${port} in time (PORT, or {port} in the command): ${filled}`);
+      throw new UserError(`${name} did not listen on port ${port} in time (PORT, or {port} in the command): ${shown}`);
     }
     await pause(POLL_INTERVAL_MS);
   }
@@ -795,7 +791,7 @@ class Program {
       this.#waiting.add(check);
       this.exited.then(({ code, error }) => {
         if (error !== undefined) reject(new UserError(`Cannot start ${this.name}: ${error.message}`));
-        if (code === 2) reject(new Refused(notes.areShown ? "" : this.#lines.join("\n"))); // it has said why
+        if (code === 2) reject(new Refused(notes.areShown ? "" : this.#lines.at(-1))); // it has said why
         reject(new UserError(`${this.name} ended before it said '${action}'`));
       });
     });
@@ -1045,7 +1041,7 @@ async function readOptions(guard) {
   const names = [...Object.keys(OWN), ...Object.keys({ ...server, ...client }), "json", "help"];
   const boolean = ["json", "help", ...SWITCHES];
   let unknown;
-  const given = mri(process.argv.slice(2), {
+  const given = mri(joinValues(process.argv.slice(2), names), {
     string: names.filter((name) => !boolean.includes(name)),
     boolean,
     alias: { h: "help" },
@@ -1055,15 +1051,13 @@ async function readOptions(guard) {
   if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
   if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
   if (given.help) return void process.stdout.write(usage(known));
-  const empty = Object.keys(given).find((name) => [given[name]].flat().includes(""));
+  const isEmpty = (name) => [given[name]].flat().some((value) => value === "" || value === false);
+  const empty = names.find((name) => !boolean.includes(name) && isEmpty(name));
   if (empty !== undefined) throw new UserError(`--${empty} needs a value: see --help`);
   const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
   const reports = [given.report ?? (process.env.REPORT || "").split(",").filter((file) => file !== "")].flat();
-  for (const file of reports) checkEnding("--report", file);
-  if (given.json && reports.some((file) => file.startsWith("-."))) {
-    throw new UserError("--json has stdout for itself: --report to a file");
-  }
+  checkReports(reports, given.json);
   const handedThrough = { server: [], client: [] };
   for (const [name, values] of Object.entries(given)) {
     if (["_", "json", "help", "report"].includes(name) || name in OWN || values === undefined) continue;
@@ -1109,7 +1103,7 @@ function readOwn(given) {
     throw new UserError("--fault is for this project's own server, not for --server");
   }
   if (own.server === "" && given.path !== undefined) throw new UserError("--path needs --server");
-  if (!own.path.startsWith("/")) throw new UserError(`--path must begin with /: current value is '${own.path}'`);
+  if (!own.path.startsWith("/")) throw new UserError("--path must begin with /");
   checkService(own, given);
   return own;
 }
@@ -1237,9 +1231,10 @@ function usage(known) {
     `\nHanded through to servers and client, see their --help:\n\n  ${flags.map((flag) => `--${flag}`).join(" ")}\n`;
 }
 
-main().catch((error) => {
-  if (!(error instanceof Refused)) notes.show();
-  if (!(error instanceof UserError)) console.error(error);
-  else if (error.message) console.error(error.message);
-  process.exit(2);
-});
+run(() =>
+  main().catch((error) => {
+    if (!(error instanceof Refused)) notes.show();
+    setImmediate(() => process.exit()); // the programs may still run
+    throw error;
+  })
+);

@@ -12,6 +12,8 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import {
+  accessSync,
+  constants,
   existsSync,
   readFileSync,
   readlinkSync,
@@ -95,14 +97,39 @@ export function endingsOf(writers) {
 export const endingOf = (file) => file.slice(file.lastIndexOf(".") + 1);
 
 /**
- * Throws `UserError` where a flag's file has the ending of none of its writers.
- * @param {string} flag
+ * Throws `RangeError` with the rule that a file to report to breaks; `-.md` and the like are stdout.
  * @param {string} file
- * @param {Record<string, unknown>} [writers]
  */
-export function checkEnding(flag, file, writers = REPORTS) {
-  if (Object.hasOwn(writers, endingOf(file))) return;
-  throw new UserError(printable(`${flag} must end in ${endingsOf(writers)}: current value is '${file}'`));
+export function checkReport(file) {
+  if (!Object.hasOwn(REPORTS, endingOf(file))) throw new RangeError(`must end in ${endingsOf(REPORTS)}`);
+  if (isStdout(file)) return;
+  try {
+    accessSync(dirname(file), constants.W_OK);
+  } catch {
+    throw new RangeError("must be in a folder that can be written to");
+  }
+}
+
+/**
+ * Whether a report goes to stdout, before the text: from a pod there is no other way out.
+ * @param {string} file
+ */
+export const isStdout = (file) => file.startsWith("-.");
+
+/**
+ * Throws `UserError` where a tool's --report cannot be written, or not beside --json.
+ * @param {readonly string[]} files
+ * @param {boolean} [json]
+ */
+export function checkReports(files, json) {
+  for (const file of files) {
+    try {
+      checkReport(file);
+    } catch (error) {
+      throw new UserError(printable(`--report ${/** @type {Error} */ (error).message}: current value is '${file}'`));
+    }
+  }
+  if (json && files.some(isStdout)) throw new UserError("--json has stdout for itself: --report to a file");
 }
 
 /**
@@ -129,7 +156,7 @@ export function writeReports(files, result) {
   for (const file of files) {
     try {
       if (file === RECORD) process.stdout.write(renderRecord(result));
-      else if (file.startsWith("-.")) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
+      else if (isStdout(file)) process.stdout.write(REPORTS[endingOf(file)]?.(result) ?? "");
       else writeReport(file, result);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
@@ -1624,8 +1651,8 @@ function readOptions() {
  */
 function outputFile(file, writers) {
   if (typeof file !== "string" || file === "") throw new UserError("--output needs a value: see --help");
-  checkEnding("--output", file, writers);
-  return file;
+  if (Object.hasOwn(writers, endingOf(file))) return file;
+  throw new UserError(printable(`--output must end in ${endingsOf(writers)}: current value is '${file}'`));
 }
 
 /**

@@ -32,6 +32,7 @@ import {
   type Log,
   observe,
   PROBE_HEADER,
+  redactUrl,
   type Values,
 } from "../protocol.ts";
 import { recording } from "./cluster.ts";
@@ -83,9 +84,9 @@ function spokenWith(settings: ReturnType<typeof settingsWith>) {
   return { settings, dialect: chooseDialect(settings), isAuto: settings.dialect === "auto" };
 }
 
-function startSession(t: TestContext, url: string, owner: SessionOwner, changes = {}): Session {
+function startSession(t: TestContext, url: string, owner: SessionOwner, changes = {}, access = {}): Session {
   const lateness = new Lateness();
-  const session = new Session({ url, owner, ...spokenWith(settingsWith(changes)), access: {}, lateness });
+  const session = new Session({ url, owner, ...spokenWith(settingsWith(changes)), access, lateness });
   t.after(async () => {
     lateness.end();
     await session.leave();
@@ -137,12 +138,45 @@ test("a Session names its server by a URL without secrets, until it knows better
   assert.equal(session.ledger.url, `${url}?access_token=secret`);
 });
 
+test("a URL is kept as URLs are written, so that no text shows a secret of it", () => {
+  for (const secret of ['{"token":"secret"}', "a`secret", "<secret>", "a secret"]) {
+    const [url] = SETTINGS.url.parse(`ws://a/ws?auth=${secret}`);
+    assert.equal(redactUrl(`no way to ${url}: gone`), "no way to ws://a/ws?auth=…: gone");
+    assert.equal(new URL(url!).searchParams.get("auth"), secret);
+  }
+});
+
 test("a Session that never opens says why, and tells nothing else", async (t) => {
   const owner = new Witness();
   const peer = await startPeer(t, () => {});
   const session = startSession(t, peer.url, owner, { connectTimeoutMs: 200, dialect: "v1" });
   await owner.until("over");
   assert.deepEqual([owner.told, session.failure?.kind], [["over"], "timeout"]);
+});
+
+test("a Session that has no port left to dial from says so: that is not the server's", async (t) => {
+  const owner = new Witness();
+  const session = startSession(t, "ws://127.0.0.1:1/", owner, {}, { localAddress: "203.0.113.1" });
+  await owner.until("over");
+  assert.equal(session.failure?.kind, "ports");
+});
+
+test("a Session that is sent elsewhere says where, without the secrets", async (t) => {
+  for (
+    const [location, where] of [
+      ["/ws/?access_token=secret", "/ws/?access_token=…"],
+      ["//b/ws?secret", "//b/ws?…"],
+      ["https://user:secret@b/?x=secret#y", "https://…@b/?x=…"],
+    ] as const
+  ) {
+    const server = createServer().on("upgrade", (_request, socket) => {
+      socket.end(`HTTP/1.1 301 Moved Permanently\r\nLocation: ${location}\r\nConnection: close\r\n\r\n`);
+    });
+    const owner = new Witness();
+    const session = startSession(t, `ws://127.0.0.1:${await listen(t, server)}/ws?access_token=secret`, owner);
+    await owner.until("over");
+    assert.equal(session.failure?.message, `HTTP 301 to ${where}`);
+  }
 });
 
 test("a jar of Cookies keeps what each host sets, until it is taken back", () => {
@@ -182,11 +216,11 @@ async function startInstances(t: TestContext) {
   return { ...peer, clients: () => [...peer.wss.clients] };
 }
 
-function startSlot(t: TestContext, url: string, changes = {}) {
+function startSlot(t: TestContext, url: string, changes = {}, access = (): object => ({})) {
   const settings = settingsWith({ url: [url], backoffBaseMs: 10, ...changes });
   const [lateness, journal] = [new Lateness(), new Journal()];
   const judged = new EventEmitter();
-  const dial: Dial = (url, owner) => new Session({ url, owner, ...spokenWith(settings), access: {}, lateness });
+  const dial: Dial = (url, owner) => new Session({ url, owner, ...spokenWith(settings), access: access(), lateness });
   const slot = new Slot(1, {
     settings,
     dial,
@@ -239,6 +273,23 @@ test("a Slot that is stopped judges a cut, though it has nowhere to go yet", asy
   slot.stop();
   const [{ symptom, to, rules }] = await handed;
   assert.deepEqual([symptom, to, rules.moved, journal.counts.failed], ["CUT_WITHOUT_NOTICE", null, "n/a", 1]);
+});
+
+test("a Slot takes dials that we ourselves could not make for no dials at all", async (t) => {
+  const server = await startInstances(t);
+  let isOut = false;
+  const access = () => isOut ? { localAddress: "203.0.113.1" } : {};
+  const { slot, journal, judged } = startSlot(t, server.url, { backoffCapMs: 50, maxReconnectMs: 300 }, access);
+  await opened(server.wss);
+  while (!slot.hadSession) await new Promise(setImmediate);
+  isOut = true;
+  server.clients()[0]!.close(1001);
+  const from = performance.now();
+  while (performance.now() - from < 800 || (journal.failedDials["ports"] ?? 0) < 5) await new Promise(setImmediate);
+  const handed = once(judged, "handover") as Promise<[Handover]>;
+  slot.stop();
+  const [{ forcedMs, rules }] = await handed;
+  assert.deepEqual([forcedMs, rules.moved], [0, "n/a"]);
 });
 
 test("a Probe opens fresh connections, marked as such, and counts how they went", async (t) => {

@@ -776,7 +776,76 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     assert.equal(sides[1]!.seqs[0], sides[0]!.received + 1);
   });
 
+  it("with --reconnect early judges also a drain that outlives the next session", async (t) => {
+    const { peer, client } = await play(t, ["--handovers=2", "--reconnect=early"], async (side) => {
+      side.live();
+      await side.hears(1 - side.index); // early, it speaks on the next one only after the old one's end
+      if (side.index === 0) side.notice({ lastSeq: side.sent + 999 });
+      if (side.index === 0) side.regularly();
+      if (side.index === 1) await pause(1300).then(() => side.drain());
+    });
+    const next = await peer.session(1);
+    await next.gone;
+    fin(peer.sides[0]!);
+    const { verdict, handovers } = await client.result;
+    assert.deepEqual(handovers.map(({ from, symptom }) => [from, symptom]), [
+      ["peer-0", "CUT_DURING_DRAIN"],
+      ["peer-1", null],
+    ]);
+    assert.equal(verdict, "FAIL");
+  });
+
   // ---- What is the client's own, and not the server's
+
+  for (const [pauseMs, symptom] of [[6500, null], [1500, "CUT_WITHOUT_NOTICE"]] as const) {
+    it(`paused for ${pauseMs} ms, ${symptom ? "judges" : "does not judge"} a cut that came meanwhile`, async (t) => {
+      const { peer, client } = await play(t, ["--handovers=1", "--timeout=20s"], (side) => side.live());
+      await client.line(/ steady /);
+      const [side] = peer.sides as [Side];
+      client.child.kill("SIGSTOP");
+      side.ws.terminate(); // as servers do with those that answer no ping
+      await pause(pauseMs);
+      client.child.kill("SIGCONT");
+      await client.line(/ handover /);
+      const { verdict, summary, findings, handover } = await stop(client);
+      assert.deepEqual([verdict, handover.symptom, handover.unseen], ["FAIL", symptom, symptom === null]);
+      assert.equal(/1 session ended while this client itself stood still: not judged$/.test(summary), symptom === null);
+      const found = findings.filter(({ name, text }) => name === "WITNESS_SLOW" && /stood still/.test(text));
+      assert.equal(found.length, symptom === null ? 1 : 0);
+    });
+  }
+
+  it("answers as many pings as come at once", async (t) => {
+    const { peer, client } = await play(t, [], (side) => side.live());
+    await client.line(/ steady /);
+    const [side] = peer.sides as [Side];
+    let pongs = 0;
+    const answered = new Promise<void>((resolve) => side.ws.on("pong", () => ++pongs === 200 && resolve()));
+    side.socket.write(Buffer.from("8900".repeat(200), "hex"));
+    await answered;
+    assertSays(await stop(client), { handovers: [] });
+  });
+
+  it("answers no more where nobody reads its answers", async (t) => {
+    const ANSWERS = 600;
+    const peer = await startPeer(t, (ws, socket) => {
+      ws.send("hello");
+      socket.pause();
+      for (let nth = 0; nth < ANSWERS; nth++) ws.send("x");
+      ws.send("enough");
+    }, true);
+    const flags = ["--dialect=plain", `--reply=^x$=${"y".repeat(60_000)}`, "--notice=^enough$"];
+    const client = startOn(t, [peer], ...flags);
+    await client.line(/ shutdown-notice /);
+    const [ws] = peer.wss.clients;
+    let answers = 0;
+    ws!.on("message", (data) => answers += String(data).startsWith("y") ? 1 : 0);
+    const closed = once(ws!, "close");
+    (ws as unknown as { _socket: Socket })._socket.resume();
+    client.child.kill("SIGTERM");
+    await closed;
+    assertBetween(answers, 1, ANSWERS / 2, "answers");
+  });
 
   it("does not count the wait for its own 50 dials as forced, with a server that is slow to upgrade", async (t) => {
     const slow = await startSlowUpgrades(t, 1000);
@@ -1391,6 +1460,27 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     assert.deepEqual([handover.rules.farewell, handover.code], ["pass", 1001]);
   });
 
+  it("waits no longer for the FIN because the close frame came behind a compressed message", async (t) => {
+    const server = new WebSocketServer({ port: 0, perMessageDeflate: true });
+    t.after(() => {
+      server.close();
+      for (const ws of server.clients) ws.terminate();
+    });
+    const bytes = deflateRawSync("bye ".repeat(100_000), { finishFlush: constants.Z_SYNC_FLUSH }).subarray(0, -4);
+    const header = Buffer.from([0xc1, 126, bytes.length >> 8, bytes.length & 0xff]);
+    server.on("connection", (ws, { socket }) => {
+      ws.send("hello");
+      const end = socket.end.bind(socket);
+      socket.end = () => socket; // ws would end the connection at the client's answer
+      setTimeout(() => socket.write(Buffer.concat([header, bytes, Buffer.from("880203e9", "hex")])), 1100);
+      setTimeout(end, 7000);
+    });
+    await once(server, "listening");
+    const url = `ws://127.0.0.1:${(server.address() as { port: number }).port}/`;
+    const { handover } = await endOf(startOn(t, [{ url }], "--handovers=1"));
+    assert.deepEqual([handover.symptom, handover.code, handover.how], ["NO_FIN", 1001, "silence"]);
+  });
+
   it("says of a close frame with a code that nobody may send which one it is", async (t) => {
     const server = await startPeer(t, (ws, socket) => {
       ws.send("hello");
@@ -1767,7 +1857,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       "descriptors",
     ]]);
     assert.equal(
-      program.lines.filter((line) => /no more files can be opened: raise ulimit -n 200$/.test(line)).length,
+      program.lines.filter((line) => /this client could open no more files, ulimit -n is 200$/.test(line)).length,
       1,
     );
   });

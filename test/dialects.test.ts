@@ -103,6 +103,7 @@ const SERVERS: Record<string, Peer> = {
     dialect: "nats",
     ends: [1001, "Server Shutdown"],
     rules: { notice: "fail" },
+    hurries: "good",
     bad: ["", "SIGKILL", "CUT_WITHOUT_NOTICE"],
   },
   "NATS in lame duck mode": {

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import {
   answerTo,
   backoffMs,
@@ -37,6 +40,7 @@ import {
   type Redial,
   type Rule,
   RULES,
+  serverIn,
   type SessionEvent,
   type Symptom,
   timestamp,
@@ -230,6 +234,73 @@ test("a dialect of one's own expects what its parts can show", () => {
     "moved",
   ]);
   assert.throws(() => own({ notice: "bye" }, "v1"), /^RangeError: notice cannot be changed in v1$/);
+});
+
+test("every known dialect's patterns take linear time", () => {
+  const texts = [
+    '{"type":"disconnect"',
+    '"type":"disconnect"',
+    '{"type":7,',
+    '\x1e{"type":7,',
+    "Final data: - 1",
+    "Final data: 1 - 1",
+    "^hex:20",
+  ].map((text) => text.repeat(Math.ceil(2 ** 20 / text.length)));
+  for (const { greeting, ready, notice, farewell, sequence, replies } of DIALECTS.map(dialectNamed)) {
+    for (const pattern of [greeting, ready, notice, farewell, sequence, ...replies.map(([pattern]) => pattern)]) {
+      const from = performance.now();
+      for (const text of texts) pattern?.(text);
+      const tookMs = performance.now() - from; // a quadratic one takes more than a minute
+      assert.ok(tookMs < 10_000, `${tookMs} ms`);
+    }
+  }
+});
+
+test("a farewell of ActionCable or SignalR is found where it stands", () => {
+  const [cable, signalr] = [dialectNamed("actioncable"), dialectNamed("signalr")];
+  assert.ok(cable.farewell!('{"type":"disconnect","reason":"server_restart","reconnect":true}'));
+  assert.equal(cable.farewell!('{"type":"disconnect","reason":"unauthorized","reconnect":false}'), null);
+  const close = '{"type":7,"error":"going","allowReconnect":true}\x1e';
+  assert.ok(signalr.farewell!(close) && signalr.farewell!(`{"type":6}\x1e${close}`));
+  assert.equal(signalr.farewell!('{"type":7,"error":"failed"}\x1e{"type":1,"allowReconnect":true}\x1e'), null);
+});
+
+test("a server's name does not keep the message that it came in", () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const dialect = describeDialect("plain", undefined, { server: '"server":"([^"]+)"' });
+  const names: (string | undefined)[] = [];
+  collect();
+  const before = process.memoryUsage().heapUsed;
+  for (let nth = 0; nth < 40; nth++) {
+    names.push(
+      serverIn(dialect, `{"server":"a-name-of-some-length-${nth}","rest":"${`${nth}`.padEnd(1_000_000, "x")}"}`),
+    );
+  }
+  collect();
+  assert.equal(names[39], "a-name-of-some-length-39");
+  assert.ok(process.memoryUsage().heapUsed - before < 20_000_000);
+});
+
+test("a program ends with 2 for a mistake, for what the system refuses, and for a bug: 1 would be a verdict", () => {
+  const ends = (body: string) => {
+    const script = `require("./dist/protocol.js").run(async () => { ${body} })`;
+    const { status, stderr } = spawnSync(process.execPath, ["-e", script], { encoding: "utf8" });
+    return [status, stderr];
+  };
+  assert.deepEqual(ends(`throw new (require("./dist/protocol.js").UserError)("a\\r\\nb ws://a?t=1")`), [
+    2,
+    "a��b ws://a?t=…\n",
+  ]);
+  assert.deepEqual(ends('require("fs").readFileSync("/no/such/file")'), [
+    2,
+    "ENOENT: no such file or directory, open '/no/such/file'\n",
+  ]);
+  for (const bug of ["null.x", "setTimeout(() => null.x)"]) {
+    const [status, stderr] = ends(bug);
+    assert.equal(status, 2);
+    assert.match(String(stderr), /^TypeError: Cannot read properties of null[^]*\n {4}at /);
+  }
 });
 
 test("a pattern of one's own takes linear time, and looks at the beginning of a message", () => {
@@ -653,6 +724,7 @@ test("judge() passes a graceful handover, with its numbers", () => {
     silenceMs: null,
     arrivedMs: 3761,
     lateMs: 0,
+    unseen: false,
     rules: { notice: "pass", complete: "pass", farewell: "pass", clean: "pass", moved: "pass" },
   });
 });
@@ -791,13 +863,34 @@ test("judge() takes off what the client itself was late, once that is more than 
 
 test("judge() does not call a session STALLED for a silence in which the client itself slept", () => {
   const { ledger, now } = play([...OPENING, 6000, end()]);
-  const late: LateBetween = (from, to) => Math.min(5000, to - from);
+  const late: LateBetween = (from, to) => Math.min(4000, to - from);
   const { symptom, lateMs } = judgeWay(ledger, now, {}, now + 10, late);
-  assert.deepEqual([symptom, lateMs], ["CUT_WITHOUT_NOTICE", 5000]);
+  assert.deepEqual([symptom, lateMs], ["CUT_WITHOUT_NOTICE", 4000]);
   assert.equal(judgeWay(ledger, now, {}, now + 10).symptom, "STALLED");
   // Where it closed in order, the silence before decided nothing.
   const closed = play([...OPENING, 6000, close(2, 2), frameClosed(), end()]);
   assert.equal(judgeWay(closed.ledger, closed.now, {}, closed.now + 10, late).lateMs, 0);
+});
+
+test("judge() does not judge what ended badly while the client itself stood still", () => {
+  const outcome = (end: Parameters<typeof play>[0], lateMs: number) => {
+    const { ledger, now } = play([...OPENING, ...end]);
+    const late: LateBetween = (from, to) => to === ledger.endedAt && to - from === 6000 ? lateMs : 0;
+    const { verdict, symptom, unseen, lost } = judgeWay(ledger, now, {}, now + 10, late);
+    return [verdict, symptom, unseen, lost];
+  };
+  const cut = [end()];
+  assert.deepEqual(outcome(cut, 4999), ["failed", "CUT_WITHOUT_NOTICE", false, []]);
+  assert.deepEqual(outcome(cut, 5000), ["unfinished", null, true, []]);
+  assert.deepEqual(outcome([end("reset")], 5000), ["unfinished", null, true, []]);
+  // Our patience has our own lateness taken off already.
+  assert.deepEqual(outcome([end("silence")], 5000), ["failed", "STALLED", false, []]);
+  assert.deepEqual(outcome([frameClosed(1011), end()], 5000), ["unfinished", null, true, []]);
+  // A close in order is one whenever it came.
+  assert.deepEqual(outcome([frameClosed(), end()], 5000), ["failed", "NO_NOTICE", false, []]);
+  const { ledger, now } = play([...OPENING, frameClosed(), end()]);
+  ledger.complaint = "too large";
+  assert.equal(judgeWay(ledger, now, {}, now + 10, () => 5000).symptom, "WITNESS_ENDED");
 });
 
 test("judge() takes off nothing for exactly a tenth of the limit, and nothing at all where nobody measured", () => {
