@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import process from "node:process";
 import { describe, it, type TestContext } from "node:test";
@@ -398,6 +398,13 @@ describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
     });
   }
 
+  it("goes on to its end, and leaves nothing, where nobody reads what it prints", async (t) => {
+    const { child, exited, lines, kubernetes } = await startDrill(t, "delete-graceful", ["--disrupt=delete", "--json"]);
+    child.stdout!.destroy();
+    assert.equal((await exited).code, 0, lines.join("\n"));
+    assert.deepEqual(kubernetes.left(), []);
+  });
+
   it("leaves at once at the second Ctrl-C, and says what may be left", async (t) => {
     const drill = await startDrill(t, "scale-in", ["--disrupt=scale-in"]);
     await drill.line(/ steady /);
@@ -652,6 +659,68 @@ describe("drill.mjs", { skip, concurrency: 6, timeout: 900_000 }, () => {
   });
 });
 
+describe("drill.mjs without a cluster", () => {
+  for (
+    const [args, line] of [
+      [["--no-report"], "--report needs a value: see --help"],
+      [["--no-env"], "--env needs a value: see --help"],
+      [["--report=x.pdf"], "--report must end in .json, .html, .xml or .md: current value is 'x.pdf'"],
+      [["--report=no/x.md"], "--report must be in a folder that can be written to: current value is 'no/x.md'"],
+      [["--json", "--report", "-.md"], "--json has stdout for itself: --report to a file"],
+      [["load", "--report", "-.md"], "--report -.md: a load has a report for each pod, they need a file"],
+      [["--disrupt=check", "--report=x.md"], "--report x.md: a check has none, --json prints what it found"],
+    ] as const
+  ) {
+    it(`refuses ${args.join(" ")} with one line and exit 2`, async (t) => {
+      const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", ...args]);
+      assert.deepEqual({ code, stdout, stderr }, { code: 2, stdout: "", stderr: line });
+    });
+  }
+
+  it("refuses a folder for Filebeat's credentials, before it applies anything", async (t) => {
+    const command = ["filebeat", "--kubectl=/nowhere/kubectl", "--hosts=https://a:9200", "--credentials=test"];
+    const { code, stderr } = await run(t, [process.execPath, "drill.mjs", ...command]);
+    assert.equal(code, 2);
+    assert.match(stderr, /^filebeat needs --hosts .* and --credentials, a file /);
+  });
+
+  it("says in one line that the system gives no temporary folder", async (t) => {
+    const command = [process.execPath, "drill.mjs", "tls-secret", "--kubectl=/nowhere/kubectl"];
+    const { code, stderr } = await run(t, command, { TMPDIR: "/no/such/folder" });
+    assert.deepEqual([code, stderr], [2, "ENOENT: no such file or directory, lstat '/no'"]);
+  });
+
+  it("checks the target that is named, and no other", async (t) => {
+    const folder = mkdtempSync(resolve("dist/check-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, "shop.json");
+    const template = { metadata: { labels: { app: "shop" } }, spec: { containers: [{ name: "shop" }] } };
+    const spec = { replicas: 2, selector: { matchLabels: { app: "shop" } }, template };
+    writeFileSync(
+      file,
+      JSON.stringify({ apiVersion: "apps/v1", kind: "Deployment", metadata: { name: "shop" }, spec }),
+    );
+    const check = (target: string) => run(t, [process.execPath, "drill.mjs", "--check", file, "--target", target]);
+    const { code, stderr } = await check("deployment/nobody");
+    assert.deepEqual([code, stderr], [2, "--check needs deployment/nobody: what came is deployment/shop"]);
+    assert.notEqual((await check("deployment/shop")).code, 2);
+  });
+
+  it("interrupted where nothing is ever taken back, says so, and leaves no key behind", async (t) => {
+    const folder = mkdtempSync(resolve("dist/interrupted-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const [kubectl, tmp] = [join(folder, "kubectl"), join(folder, "tmp")];
+    writeFileSync(kubectl, "#!/bin/sh\necho asked >&2; exec sleep 600\n", { mode: 0o755 });
+    mkdirSync(tmp);
+    const command = [process.execPath, "drill.mjs", "tls-secret", `--kubectl=${kubectl}`];
+    const drill = start(t, command, { TMPDIR: tmp });
+    while (readdirSync(tmp).length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+    drill.child.kill("SIGINT");
+    const { code } = await drill.exited;
+    assert.deepEqual([code, drill.lines, readdirSync(tmp)], [2, ["SIGINT: what was done until now stays"], []]);
+  });
+});
+
 describe("drill.mjs load", { skip, timeout: 300_000 }, () => {
   it("prints one verdict for each pod, and one for all", async (t) => {
     const cluster = await startCluster(t, "delete-graceful");
@@ -667,6 +736,21 @@ describe("drill.mjs load", { skip, timeout: 300_000 }, () => {
     const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
     assert.equal(code, 0, stderr);
     assert.match(stdout, /^load-0-abcde {2}PASS .*\nload-1-abcde {2}PASS .*\n\nPASS {2}2 pods, 10 sessions\n$/);
+    assert.deepEqual(kubernetes.left(), []);
+  });
+
+  it("fails where a pod found no node, with the others' verdicts and the reason", async (t) => {
+    const cluster = await startCluster(t, "delete-graceful");
+    const unscheduled = "0/3 nodes are available: 3 Insufficient cpu.";
+    const kubernetes = await startKubernetes(t, cluster, { unscheduled, fits: 1 });
+    const flags = [`--namespace=${NAMESPACE}`, `--url=${cluster.env.SERVER_URL}`, "--pods=2", "--timeout=3s"];
+    const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
+    assert.match(
+      stdout,
+      /^load-0-abcde {2}PASS .*\nload-\? {2}no verdict: DeadlineExceeded; Unschedulable, 0\/3 nodes .*\n\nFAIL {2}1 of 2 pods: load-\?\n$/,
+    );
+    assert.equal(code, 2);
+    assert.match(stderr, /waiting for \d of 2 pods to end: \d running, Unschedulable, 0\/3 nodes/);
     assert.deepEqual(kubernetes.left(), []);
   });
 

@@ -42,6 +42,8 @@ export interface Scenario {
   /** Instead of running: the container's state, and the pod's conditions. */
   waiting?: { reason: string; message: string };
   unscheduled?: string;
+  /** How many of them find a node all the same; the others keep their Job from completing until its deadline. */
+  fits?: number;
   /** Ends the pod once its log has such a line. */
   ends?: { at: RegExp; status: object; terminated: object };
   /** What a reading of the log (the first is 1) does not get. */
@@ -161,7 +163,8 @@ class Jobs {
   #startPod(job: Anything, index: number): void {
     const { metadata: { name, uid }, spec: { template } } = job;
     if (!this.#store.objects.has(`jobs/${name}`)) return;
-    const { unscheduled: message, waiting } = this.#scenario;
+    const { unscheduled, fits = 0, waiting } = this.#scenario;
+    const message = index < fits ? undefined : unscheduled;
     const condition = { type: "PodScheduled", status: "False", reason: "Unschedulable", message };
     const pod = put(this.#store, {
       apiVersion: "v1",
@@ -222,9 +225,19 @@ class Jobs {
     if (job === undefined) return;
     if (job.metadata.deletionTimestamp !== undefined) return this.#removePods(job);
     const phases = this.#podsOf(job).map(({ status }) => status.phase);
+    if (this.#scenario.fits !== undefined && phases.every((phase) => phase !== "Running")) return this.#exceed(job);
     if (!phases.every((phase) => ["Succeeded", "Failed"].includes(phase))) return;
     const type = phases.every((phase) => phase === "Succeeded") ? "Complete" : "Failed";
     put(this.#store, { ...job, status: { conditions: [{ type, status: "True" }] } });
+  }
+
+  /** At its deadline the Job fails, and takes away what has not ended. */
+  #exceed(job: Anything): void {
+    for (const { metadata: { name }, status } of this.#podsOf(job)) {
+      if (status.phase === "Pending") drop(this.#store, `pods/${name}`);
+    }
+    const failed = { type: "Failed", status: "True", reason: "DeadlineExceeded" };
+    put(this.#store, { ...job, status: { conditions: [failed] } });
   }
 
   /** In the foreground: first the pods, as long as they take. */

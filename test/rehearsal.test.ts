@@ -390,6 +390,11 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       ["--port=1", /^--port is chosen by the rehearsal/],
       ["--nonsense", /^Unknown flag --nonsense/],
       ["--report=result.pdf", /^--report must end in/],
+      ["--report no/such/folder/x.html", /^--report must be in a folder that can be written to/],
+      ["--report -.pdf", /^--report must end in .*: current value is '-.pdf'$/],
+      ["--json --report -.md", /^--json has stdout for itself/],
+      ["--no-report", /^--report needs a value/],
+      ["--server=x --path=s?access_token=secret", /^--path must begin with \/$/],
       // The server's.
       ["--fault=typo", /^--fault must be one of none, ignore-sigterm/],
       ["--remaining=5-1", /^--remaining must be a number, or a range/],
@@ -410,6 +415,17 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       assert.doesNotMatch(stderr, /\n/);
     });
   }
+
+  it("names somebody's own server that does not start, without the secrets of its command", async (t) => {
+    const server = "(PASSWORD=secret node app.js --token secret ws://a?t=secret; exit 1)";
+    const { code, stderr } = await run(t, [process.execPath, "rehearse.mjs", `--server=${server}`]);
+    assert.equal(code, 2);
+    assert.match(
+      stderr,
+      /server-1 ended with 1 and never listened on port \d+: \(PASSWORD=… node app.js --token … ws:/,
+    );
+    assert.doesNotMatch(stderr.split("\n").at(-1)!, /secret/);
+  });
 
   it("refuses a client's setting before it starts somebody's own server, which may take its time", async (t) => {
     const started = join(folder(t), "started");
