@@ -1103,7 +1103,9 @@ function readOwn(given) {
     throw new UserError("--fault is for this project's own server, not for --server");
   }
   if (own.server === "" && given.path !== undefined) throw new UserError("--path needs --server");
-  if (!own.path.startsWith("/")) throw new UserError("--path must begin with /");
+  if (!own.path.startsWith("/")) {
+    throw new UserError(`--path must begin with /: current value is '${protocol.withoutSecrets(own.path)}'`);
+  }
   checkService(own, given);
   return own;
 }

@@ -743,7 +743,13 @@ describe("drill.mjs load", { skip, timeout: 300_000 }, () => {
     const cluster = await startCluster(t, "delete-graceful");
     const unscheduled = "0/3 nodes are available: 3 Insufficient cpu.";
     const kubernetes = await startKubernetes(t, cluster, { unscheduled, fits: 1 });
-    const flags = [`--namespace=${NAMESPACE}`, `--url=${cluster.env.SERVER_URL}`, "--pods=2", "--timeout=3s"];
+    const flags = [
+      `--namespace=${NAMESPACE}`,
+      `--url=${cluster.env.SERVER_URL}`,
+      "--pods=2",
+      "--sessions=5",
+      "--timeout=3s",
+    ];
     const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
     assert.match(
       stdout,

@@ -394,7 +394,7 @@ describe("a rehearsal", { concurrency: 6, timeout: 120_000 }, () => {
       ["--report -.pdf", /^--report must end in .*: current value is '-.pdf'$/],
       ["--json --report -.md", /^--json has stdout for itself/],
       ["--no-report", /^--report needs a value/],
-      ["--server=x --path=s?access_token=secret", /^--path must begin with \/$/],
+      ["--server=x --path=s?access_token=secret", /^--path must begin with \/: current value is 's\?access_token=…'$/],
       // The server's.
       ["--fault=typo", /^--fault must be one of none, ignore-sigterm/],
       ["--remaining=5-1", /^--remaining must be a number, or a range/],
