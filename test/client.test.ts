@@ -782,7 +782,7 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       await side.hears(1 - side.index); // early, it speaks on the next one only after the old one's end
       if (side.index === 0) side.notice({ lastSeq: side.sent + 999 });
       if (side.index === 0) side.regularly();
-      if (side.index === 1) await pause(1300).then(() => side.drain());
+      if (side.index === 1) await pause(2500).then(() => side.drain());
     });
     const next = await peer.session(1);
     await next.gone;
@@ -1472,8 +1472,10 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
       ws.send("hello");
       const end = socket.end.bind(socket);
       socket.end = () => socket; // ws would end the connection at the client's answer
-      setTimeout(() => socket.write(Buffer.concat([header, bytes, Buffer.from("880203e9", "hex")])), 1100);
-      setTimeout(end, 7000);
+      setTimeout(() => {
+        socket.write(Buffer.concat([header, bytes, Buffer.from("880203e9", "hex")]));
+        setTimeout(end, 6000);
+      }, 1100);
     });
     await once(server, "listening");
     const url = `ws://127.0.0.1:${(server.address() as { port: number }).port}/`;
