@@ -230,10 +230,10 @@ const LATENESS_TICK_MS = 50;
 const LATENESS_NOISE_MS = 20;
 const KEPT_SPANS = 1000;
 /** The kinds of failed dials that say nothing of the server, and what we ran out of. */
-const OWN_LIMITS = {
-  descriptors: (openFiles?: number) => `this client could open no more files, ulimit -n is ${openFiles ?? "unknown"}`,
-  ports: () => "this machine had no address or port left to dial from (net.ipv4.ip_local_port_range)",
-};
+const OWN_LIMITS = new Map<string, (openFiles?: number) => string>([
+  ["descriptors", (most) => `this client could open no more files, ulimit -n is ${most ?? "unknown"}`],
+  ["ports", () => "this machine had no address or port left to dial from (net.ipv4.ip_local_port_range)"],
+]);
 /** Handovers that the report keeps in full, at least; of older ones it keeps the counts. */
 const KEPT_HANDOVERS = 10_000;
 /** Servers of which the client remembers that they are ending. */
@@ -618,10 +618,8 @@ export class Run {
   #onFailedDial(kind: string, url: string): void {
     if (kind === "400") this.#refusesOffer.add(url); // some refuse a subprotocol that they do not know (RFC 6455 4.2.2)
     const { failedDials, opened } = this.#journal;
-    const limit = (OWN_LIMITS as Partial<Record<string, (openFiles?: number) => string>>)[kind];
-    if (limit !== undefined && failedDials[kind] === 1) {
-      this.#log.line("dial-failed", limit(this.#openFiles), { kind }, "error");
-    }
+    const why = OWN_LIMITS.get(kind)?.(this.#openFiles);
+    if (why !== undefined && failedDials[kind] === 1) this.#log.line("dial-failed", why, { kind }, "error");
     const dials = sum(failedDials);
     if (opened > 0 || dials < MAX_UNAUTHORIZED || failedDials["401"] !== dials) return;
     const { tokenFile } = this.#settings;
@@ -951,11 +949,9 @@ export class Run {
       findings.push({ name: "WITNESS_SLOW", text });
     }
     if (witness.unseen > 0) {
-      const text =
-        `this client itself stood still for up to ${duration(this.#lateness.maxMs)}: what ended then may have ` +
-        `been tired of its silence, ${
-          count(witness.unseen, "session")
-        } cannot be judged; give it more CPU, and do not pause it`;
+      const ended = `${count(witness.unseen, "session")} that ended then cannot be judged`;
+      const text = `this client itself stood still for up to ${duration(this.#lateness.maxMs)}, and a server may cut ` +
+        `who answers no ping: ${ended}; give it more CPU, and do not pause it`;
       findings.push({ name: "WITNESS_SLOW", text });
     }
     findings.push(...this.#evenLives.findings());
@@ -967,7 +963,7 @@ export class Run {
         `${duration((endedMs ?? 0) - (openedMs ?? 0))}: ${answer}`;
       findings.push({ name: "TURNED_AWAY", text });
     }
-    for (const [kind, why] of Object.entries(OWN_LIMITS)) {
+    for (const [kind, why] of OWN_LIMITS) {
       if (failedDials[kind] === undefined) continue;
       const text = `${grouped(had)} of ${count(sessions, "session")} connected: ${why(this.#openFiles)}`;
       findings.push({ name: "WITNESS_LIMIT", text });
@@ -1427,7 +1423,12 @@ export class Slot implements SessionOwner {
     if (this.isMoving) {
       if (current!.isOpen && this.#isSilent(current!)) current!.giveUp();
       const { onJudged } = this.#context;
-      onJudged(this.#judge(this.#next === undefined || this.#isBounced(this.#next) ? undefined : this.#next));
+      const next = this.#next === undefined || this.#isBounced(this.#next) ? undefined : this.#next;
+      onJudged(this.#judge(next));
+      if (next?.isOver) { // early, it may end before the old one has
+        [this.#current, this.#next, this.#redial] = [next, undefined, undefined];
+        onJudged(this.#judge(undefined));
+      }
     }
     this.#isStopped = true;
     this.#stopProducing();
@@ -1511,7 +1512,7 @@ export class Slot implements SessionOwner {
     const { journal, log, onFailedDial } = this.#context;
     redial.dialledAt = undefined;
     // What we ourselves could not do proves nothing: it was as good as no dial.
-    if (!Object.hasOwn(OWN_LIMITS, kind)) redial.downUntil = performance.now();
+    if (!OWN_LIMITS.has(kind)) redial.downUntil = performance.now();
     else if (redial.downUntil === undefined) redial.chosenMs = Infinity;
     redial.failed[kind] = (redial.failed[kind] ?? 0) + 1;
     journal.enterFailedDial(kind);

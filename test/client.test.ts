@@ -795,6 +795,22 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
     assert.equal(verdict, "FAIL");
   });
 
+  it("with --reconnect early judges at its end what became of the next session, too", async (t) => {
+    const { peer, client } = await play(t, ["--reconnect=early"], (side) => {
+      side.live();
+      side.hears(1).then(() => side.notice({ lastSeq: side.sent + 999 })).then(() => side.regularly());
+    });
+    const next = await peer.session(1);
+    await pause(2500);
+    fin(next);
+    await client.line(/ session-closed /);
+    const { handovers } = await stop(client);
+    assert.deepEqual(handovers.map(({ from, verdict, symptom }) => [from, verdict, symptom]), [
+      ["peer-0", "unfinished", null],
+      ["peer-1", "failed", "CUT_WITHOUT_NOTICE"],
+    ]);
+  });
+
   // ---- What is the client's own, and not the server's
 
   for (const [pauseMs, symptom] of [[6500, null], [1500, "CUT_WITHOUT_NOTICE"]] as const) {
