@@ -670,8 +670,11 @@ export class Run {
     });
     const observer = {
       observe: watch.observe.bind(watch),
-      lost: (stream: Stream | "evidence", { message }: Error) =>
-        this.#log.each("watch-lost", () => [`${stream}: ${message}`, { stream }, "warn"]),
+      lost: (stream: Stream | "evidence", { message }: Error) => {
+        if (stream !== "evidence") watch.lost(stream);
+        this.#log.each("watch-lost", () => [`${stream}: ${message}`, { stream }, "warn"]);
+      },
+      heard: watch.heard.bind(watch),
     };
     try {
       if (evidence === "") {
@@ -2328,6 +2331,8 @@ export class ClusterWatch {
   #isDiagnosing = false;
   /** Handovers of which the cluster may still have something to tell. */
   readonly #undiagnosed = new Set<Handover>();
+  /** Until when nothing is to be heard of a stream; `Infinity` while it is lost. */
+  readonly #deaf = new Map<Stream, number>();
   readonly #timer = setInterval(() => this.diagnoseAll(), 500).unref();
   /** Dials that met a pod after its deletion, how long after it the last one did, and how many have led elsewhere since. */
   #race = { count: 0, lastMs: 0, elsewhere: 0 };
@@ -2451,7 +2456,7 @@ export class ClusterWatch {
       if (!isTold && handover.symptom !== null && !this.#isComparable()) continue;
       if (!isTold && !cutWith(handover, this.#cuts).every((other) => this.#isComplete(other))) continue;
       this.#undiagnosed.delete(handover);
-      if (!isTold) this.#explain(handover, pod, differences);
+      if (!isTold) this.#explain(handover, pod, differences, !this.#isDeaf);
     }
   }
 
@@ -2486,7 +2491,23 @@ export class ClusterWatch {
     this.#log.each("diagnosis", () => [`slot ${slot}: ${cause}, ${evidence}`, labels, "warn"]);
   }
 
+  lost(stream: Stream): void {
+    this.#deaf.set(stream, Infinity);
+  }
+
+  /** A watch tells what there is; in so many ms at the latest, where it is open again and tells first what it missed. */
+  heard(stream: Stream, inMs = 0): void {
+    const untilMs = this.nowMs + inMs;
+    if (untilMs < (this.#deaf.get(stream) ?? 0)) this.#deaf.set(stream, untilMs);
+  }
+
+  /** While a watch is lost, that nothing has come says nothing. */
+  get #isDeaf(): boolean {
+    return [...this.#deaf.values()].some((untilMs) => untilMs > this.nowMs);
+  }
+
   #isComplete(handover: Handover): boolean {
+    if (this.#isDeaf && this.nowMs <= handover.endedMs! + DEAF_MS) return false;
     return isEvidenceComplete(podOf(this.cluster, handover), handover, this.nowMs);
   }
 
@@ -2851,7 +2872,8 @@ export class Drill {
       log.line("disruption", `${this.#target} has ${count(replicas, "replica")} again`);
     });
     await scale(replicas, replicas - 1).catch((problem) => {
-      if (problem instanceof ApiError && problem.status === 403) scaled = false;
+      const isNo = problem instanceof ApiError && [403, 422].includes(problem.status);
+      if (isNo && problem.attempt === 1) scaled = false; // an attempt before may have been heeded, its answer lost
       throw problem;
     });
   }
@@ -2995,6 +3017,9 @@ interface NodeObject {
 const DELETION_COST = "controller.kubernetes.io/pod-deletion-cost";
 /** How long the API server keeps a watch open: a connection that died unnoticed is replaced soon after. */
 const WATCH_SECONDS = 60;
+/** How long a watch that is open again may take to tell what it missed; and how long a cause waits for one that is lost. */
+const REPLAY_MS = 5000;
+const DEAF_MS = 120_000;
 /** How long one call may take, and how often it is tried when the server cannot answer it. */
 const CALL_TIMEOUT_MS = 10_000;
 const CALL_ATTEMPTS = 4;
@@ -3003,6 +3028,8 @@ const CALL_ATTEMPTS = 4;
 class ApiError extends UserError {
   readonly status: number;
   readonly retryMs: number;
+  /** At which attempt it came: before the first there was no other that may have been heeded. */
+  attempt = 1;
   constructor(status: number, message: string, retryMs = 5000) {
     super(message);
     this.status = status;
@@ -3038,7 +3065,7 @@ export class Api {
   /** The body of the answer; that of a pod which is gone already is null to a delete. Throws `ApiError`. */
   async json(verb: string, resource: string, path: string, body?: unknown): Promise<unknown> {
     try {
-      return JSON.parse(await (await this.call(verb, resource, path, body)).text());
+      return JSON.parse(await this.#call(verb, resource, path, body, (response) => response.text()));
     } catch (error) {
       if (verb === "delete" && error instanceof ApiError && error.status === 404) return null;
       if (error instanceof SyntaxError) {
@@ -3048,17 +3075,35 @@ export class Api {
     }
   }
 
-  /** Verb and resource as RBAC names them; tried again where the server cannot answer. Throws `ApiError`. */
-  async call(verb: string, resource: string, path: string, body?: unknown): Promise<Response> {
+  /** The lines of a watch, as they come. Throws `ApiError`; what they throw is the connection's. */
+  async watch(resource: string, path: string): Promise<AsyncIterable<string>> {
+    return await this.#call("watch", resource, path, undefined, ({ body }) => linesOf(body!));
+  }
+
+  /** Verb and resource as RBAC names them; tried again where the server cannot answer, or its answer breaks off. */
+  async #call<T>(
+    verb: string,
+    resource: string,
+    path: string,
+    body: unknown,
+    read: (response: Response) => T | Promise<T>,
+  ): Promise<T> {
     for (let attempt = 1;; attempt++) {
-      const answer = await this.#try(verb, resource, path, body);
+      const answer = await this.#try(verb, resource, path, body, read);
       if (!(answer instanceof ApiError)) return answer;
+      answer.attempt = attempt;
       if (attempt === CALL_ATTEMPTS || (answer.status !== 0 && answer.status < 500)) throw answer;
       await pause(backoffMs(attempt, { baseMs: 200, capMs: 5000 }));
     }
   }
 
-  async #try(verb: string, resource: string, path: string, body: unknown): Promise<Response | ApiError> {
+  async #try<T>(
+    verb: string,
+    resource: string,
+    path: string,
+    body: unknown,
+    read: (response: Response) => T | Promise<T>,
+  ): Promise<T | ApiError> {
     const method = { delete: "DELETE", create: "POST", patch: "PATCH" }[verb] ?? "GET";
     const patch = Array.isArray(body) ? "json-patch" : "merge-patch";
     const contentType = verb === "patch" ? `application/${patch}+json` : "application/json";
@@ -3069,7 +3114,7 @@ export class Api {
     const text = body === undefined ? {} : { body: JSON.stringify(body) };
     try {
       const response = await fetch(this.#base + path, { method, headers, signal, ...text });
-      if (response.ok) return response;
+      if (response.ok) return await read(response);
       const reason = reasonIn(await response.text());
       const seconds = Number(response.headers.get("retry-after"));
       const where = resource === "nodes" ? "" : ` in namespace ${this.namespace}`; // nodes are in none
@@ -3162,9 +3207,10 @@ async function lookAt(
 async function followAll(
   api: Api,
   selector: string,
-  { observe, lost }: {
+  { observe, lost, heard }: {
     observe: (stream: Stream, type: WatchType, objects: KubernetesObject[]) => void;
     lost: (stream: Stream, error: Error) => void;
+    heard: (stream: Stream, inMs?: number) => void;
   },
 ): Promise<void> {
   const namespace = `namespaces/${api.namespace}`;
@@ -3189,10 +3235,12 @@ async function followAll(
             version = list.metadata.resourceVersion;
           }
           const options = `watch=1&allowWatchBookmarks=true&timeoutSeconds=${WATCH_SECONDS}&resourceVersion=${version}`;
-          const { body } = await api.call("watch", stream, `${path}&${options}`);
+          const lines = await api.watch(stream, `${path}&${options}`);
           isOpen = true;
           opened.resolve();
-          for await (const line of linesOf(body!)) {
+          heard(stream, REPLAY_MS);
+          for await (const line of lines) {
+            heard(stream);
             const { type, object } = JSON.parse(line) as { type: string; object: KubernetesObject };
             if (type === "ERROR") {
               throw new ApiError((object as { code?: number }).code ?? 0, object.message ?? "ERROR");

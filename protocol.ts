@@ -1327,12 +1327,14 @@ function observeEvent(cluster: Cluster, type: string, object: KubernetesObject, 
   const pod = cluster.pods.get(involvedObject?.uid ?? "");
   const kind = EVENTS.find(([reasons, messages]) => reasons.test(reason) && messages.test(message))?.[2];
   if (pod === undefined || kind === undefined || isTold(cluster, `${metadata.uid} ${times}`)) return [];
-  // Of what every attempt repeats the first counts; a list has old ones, too.
-  if (kind !== "liveness" && when(pod, kind)) return [];
+  // Of what every attempt repeats the first counts, of probes that fail the latest as well; a list has old ones, too.
+  if (kind !== "liveness" && kind !== "unhealthy" && when(pod, kind)) return [];
   const [earliestMs, latestMs] = pod.span({ atMs, ...stamp });
   if (type === "LISTED" && kind !== "prestop-failed" && !(cluster.clock.isSet && earliestMs > 0)) return [];
   const container = /\{(.+)\}$/.exec(involvedObject?.fieldPath ?? "")?.[1];
   const whose = container === undefined ? {} : { container };
+  const [first, ...later] = pod.moments.filter((one) => one.kind === "unhealthy" && kind === "unhealthy");
+  if (first !== undefined && later.length > 0) pod.moments.splice(pod.moments.indexOf(later[0]!), 1);
   return [enter(pod, { atMs: latestMs, kind, text: `${reason}: ${message}`, ...stamp, ...whose })];
 }
 
@@ -1552,6 +1554,8 @@ const INSTANT_MS = 1000;
 /** A watch tells as late as this without anything being the matter; a busy node as late as that. */
 const READ_LATE_MS = 2500;
 const TOLD_LATE_MS = 15_000;
+/** A probe that failed longer ago has nothing to do with an exit: by default the third failure kills, 10 s apart, and with its grace. */
+const UNHEALTHY_MS = 120_000;
 /** SIGKILL comes 2 s after SIGTERM at the earliest, also where preStop has taken all the grace. */
 const KILL_LATE_MS = 5000;
 /** After the end of its grace a busy node may take so long to tell of a pod's end; a lost node so long to be missed. */
@@ -1905,14 +1909,18 @@ const DIAGNOSES: Row[] = [
   ["OOM_KILLED", ({ pod, exit, other }) => {
     const killed = [exit, other].find((one) => one?.reason === "OOMKilled");
     if (killed === undefined) return undefined;
+    // The reason stays, whichever process of the container it was, and whenever: only SIGKILL ends one for it.
+    if (killed.code !== 137 || killedBy(pod, killed) !== undefined) return null;
     const limit = pod.limitOf(killed.container!);
     return `${killed.text}${limit === null ? "" : `, the limit is ${limit}`}${
       killed === exit ? `, restart ${pod.restarts}` : ""
     }`;
   }],
-  ["CRASHED", ({ exit, deleted }) => {
+  ["CRASHED", ({ exit, deleted, noticed }) => {
     const signal = exit && CRASHES[exit.code!];
     if (signal === undefined) return undefined;
+    // With 2 a Go program without a handler leaves as well, where it is PID 1: the kernel keeps SIGTERM from it.
+    if (exit!.code === 2 && deleted !== undefined && !noticed) return null;
     return `${exit!.text}, ${signal}${deleted ? ` ${sinceDeletion(deleted, exit!.atMs)}` : ""}`;
   }],
   ["LIVENESS_KILLED", (ending) => livenessKill(ending)?.text],
@@ -2028,7 +2036,8 @@ const DIAGNOSES: Row[] = [
   ["INTERMEDIARY_CUT", (ending) => {
     const { pod, deleted, sigtermMs, cutMs, openedMs, ranOnMs } = ending;
     if (sigtermMs === null || cutMs >= deleted!.atMs + pod.graceMs) return undefined;
-    const early = isBeforeSigterm(ending, true);
+    // However late the deletion was read: SIGTERM came so much earlier.
+    const early = isBeforeSigterm(ending, true) && cutMs < sigtermMs - (deleted!.atMs - pod.span(deleted!)[0]);
     if (cutMs < sigtermMs && !early) return null;
     if (ranOnMs <= (early ? INSTANT_MS / 5 : INSTANT_MS)) return undefined;
     // Not sure either: a deletion that was told after the cut, a hook that may have failed, a sidecar's end that nobody saw.
@@ -2080,9 +2089,10 @@ function livenessKill({ pod, exit, deleted, openedMs, cutMs }: Ending): Moment |
     one.kind === "liveness" && isOwn(one) && one.atMs > openedMs && pod.wasBy(one, cutMs)
   );
   if (kill !== undefined) return deleted === undefined || kill.atMs < deleted.atMs ? kill : undefined;
-  const unhealthy = when(pod, "unhealthy");
-  const killed = deleted === undefined && exit !== undefined && [0, 137, 143].includes(exit.code!);
-  return unhealthy !== undefined && isOwn(unhealthy) && killed && pod.wasBy(unhealthy, cutMs) ? unhealthy : undefined;
+  if (deleted !== undefined || exit === undefined || ![0, 137, 143].includes(exit.code!)) return undefined;
+  return pod.moments.findLast((one) =>
+    one.kind === "unhealthy" && isOwn(one) && pod.wasBy(one, cutMs) && exit.atMs - one.atMs <= UNHEALTHY_MS
+  );
 }
 
 function evictionOf({ pod, cutMs, exit }: Ending): Moment | undefined {

@@ -583,7 +583,9 @@ function renderSymptom(name, { count: all, causes, suspects }, remedies) {
     suspects === undefined
       ? "  Candidate causes, and what to do:"
       : `  Cause open ×${open}; the evidence rules out none of these:`,
-    .../** @type {Cause[]} */ (candidates).map((cause) => `    ${cause.padEnd(18)} ${causeOf(cause).join(" → ")}`),
+    .../** @type {Cause[]} */ (candidates).map((cause) =>
+      printable(`    ${cause.padEnd(18)} ${causeOf(cause).join(" → ")}`)
+    ),
   ];
   return ["", `${kleur.yellow(printable(name))}  ${meaning}`, ...known, ...advice];
 }
@@ -807,7 +809,9 @@ export function pageData(result, running = false) {
  * @returns {string}
  */
 export function renderJunit(result) {
-  const runFailed = result.verdict === "FAIL" && result.counts.failed === 0;
+  // Of a long run the result keeps the latest handovers: a failure that is not among them must be somewhere.
+  const shown = result.handovers.filter(({ verdict }) => verdict === "failed").length;
+  const runFailed = result.verdict === "FAIL" && (shown === 0 || shown < result.counts.failed);
   const lines = foretold(result).map(escaped).join("&#10;");
   const outcome = (runFailed ? failure("FAIL", result.summary, result.summary) : "") +
     (lines === "" ? "" : `<system-out>${lines}</system-out>`);
@@ -873,7 +877,9 @@ function handoverCase(handover, result) {
   const marks = rulesOf(result, handover).map((rule) => `${rule} ${rules[rule]}`).join(", ");
   const name = `slot ${slot}${by(handover)}: ${from} to ${whereTo(handover)} (${marks})`;
   const outcome = verdict === "unfinished"
-    ? `<skipped message="on its way when the run ended"/>`
+    ? `<skipped message="${
+      handover.unseen ? "it ended while the client stood still" : "on its way when the run ended"
+    }"/>`
     : verdict === "failed"
     ? failure(symptom ?? "FAIL", advise(handover), renderHandover(handover, rulesOf(result, handover)).join("\n"))
     : "";
@@ -1705,7 +1711,9 @@ const isRanges = (value) =>
 /** @param {unknown} value */
 const isSymptoms = (value) =>
   typeof value === "object" && value !== null &&
-  Object.values(value).every((entry) => problemOf(entry, { count: "number", causes: isCauses }, "it") === undefined);
+  Object.values(value).every((entry) =>
+    problemOf(entry, { count: "number", causes: isCauses, suspects: optional(["string"]) }, "it") === undefined
+  );
 /** @param {unknown} value */
 const isCauses = (value) =>
   typeof value === "object" && value !== null &&

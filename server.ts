@@ -273,6 +273,11 @@ export class Session {
     return this.#state === "open" || (this.#state === "draining" && this.#remaining === this.#announced);
   }
 
+  /** Whether all is said: only the peer's close frame is awaited, for as long as that may take. */
+  get hasDrained(): boolean {
+    return this.#state === "closing";
+  }
+
   /** How it ended: drained to the farewell, cut by the server, or left by the peer. */
   get #outcome(): Outcome {
     return this.#state === "closing" ? "drained" : this.#state === "over" ? "terminated" : "closed_by_peer";
@@ -301,6 +306,7 @@ export class Session {
     const session = (this as Owned)[OWNER];
     session.#noteInvalid(error.message);
     session.#ending ??= "invalid-frame";
+    if (session.#state !== "closing") session.#stop("over"); // ws closes it
   }
 
   static #onClose(this: WebSocket, code: number): void {
@@ -362,6 +368,11 @@ export class Session {
     this.#send(encode({ type: "DATA", seq, at: timestamp(), ack: this.#received, ...this.#common.padding }));
   }
 
+  /** Whether what was said before still waits for the peer to read. */
+  get #isBehind(): boolean {
+    return this.#ws.bufferedAmount > 0;
+  }
+
   get #isFull(): boolean {
     return this.#ws.bufferedAmount > this.#common.settings.maxBufferBytes;
   }
@@ -382,7 +393,9 @@ export class Session {
   static #checkPulse(session: Session): void {
     if (session.#missedPings < 2) {
       session.#missedPings++;
-      if (session.#ws.readyState === session.#ws.OPEN) session.#ws.ping(session.#common.tally.onSent);
+      if (session.#ws.readyState === session.#ws.OPEN && !session.#isFull) {
+        session.#ws.ping(session.#common.tally.onSent);
+      }
       return;
     }
     // After a pause of this process the answer may be here, unread: the sockets' turn comes before this.
@@ -424,22 +437,25 @@ export class Session {
     const nth = this.#announced - this.#remaining + 1;
     if (this.#isFull || !this.#common.conduct.goesOn(nth)) return true; // a slow reader gets its messages later
     this.#remaining--;
+    const isBehind = this.#isBehind;
     // The last message, CLOSE and the close frame leave in one write: with thousands of sessions, system calls count.
     this.#socket.cork();
     this.#sent++;
     if (this.#isPlain) this.#send(`Final data: ${clock()} - ${nth}`);
     else this.#common.conduct.sendRemaining(this, this.#sent, nth);
-    if (this.#remaining === 0) this.#sayFarewell();
+    if (this.#remaining === 0) this.#sayFarewell(isBehind);
     this.#socket.uncork();
     return this.#remaining > 0;
   }
 
   /** CLOSE and the close frame, once: when the last message is out and the client's last one is in. */
-  #sayFarewell(): void {
-    if (this.#remaining > 0) return;
+  #sayFarewell(isBehind = this.#isBehind): void {
+    if (this.#remaining > 0 || this.#state !== "draining") return;
     const { conduct } = this.#common;
     const awaitsAck = !this.#isPlain && conduct.givesNotice;
     if (awaitsAck && (this.#ack === undefined || this.#received < this.#ack)) return; // #receive comes back here
+    // The peer's time to answer begins with the close frame: it must not wait behind what a slow reader has yet to read.
+    if (isBehind) return void this.#socket.write("", (error) => error || this.#sayFarewell(false));
     this.#stop("closing");
     const sent = this.#sent;
     const received = this.#received = conduct.receivedAtClose(this.#received);
@@ -695,8 +711,9 @@ export class Drain {
   }
 
   #cutStragglers(): void {
-    process.exitCode = 1;
-    for (const session of this.#common.sessions) session.cutAsStraggler();
+    const stragglers = [...this.#common.sessions].filter((session) => !session.hasDrained);
+    if (stragglers.length > 0) process.exitCode = 1;
+    for (const session of stragglers) session.cutAsStraggler();
   }
 
   #drainLater(session: Session): void {
@@ -869,7 +886,10 @@ export class Server {
   #createListener(): HttpServer {
     const { tlsCert, tlsClientCa, fault } = this.#settings;
     const tls = { minVersion: "TLSv1.2", requestCert: tlsClientCa !== "" } as const;
-    const tlsServer = tlsCert === "" ? undefined : createTlsServer({ ...PATIENCE, ...tls }, onRequest);
+    const tlsServer = tlsCert === "" ? undefined : createTlsServer(
+      { ...PATIENCE, handshakeTimeout: PATIENCE.requestTimeout, ...tls },
+      onRequest,
+    );
     const listener = tlsServer ?? createServer(PATIENCE, onRequest);
     listener.on("upgrade", (request, socket, head) => this.#onUpgrade(request, socket, head));
     if (tlsServer === undefined) return listener;
@@ -1025,8 +1045,9 @@ export class Server {
   /** In the same breath as what was written before; TLS hands that on a moment later. */
   #reset(socket: Socket): void {
     const tcpSocket = this.#tcpSockets.get(socket.remotePort);
-    if (tcpSocket === undefined) socket.resetAndDestroy();
-    else setImmediate(() => tcpSocket.resetAndDestroy());
+    if (tcpSocket === undefined) return void socket.resetAndDestroy();
+    socket.pause(); // at the peer's answer ws would end it in order
+    setImmediate(() => tcpSocket.resetAndDestroy());
   }
 
   #release(): void {

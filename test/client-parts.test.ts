@@ -526,6 +526,31 @@ test("a ClusterWatch without a Service in between counts nothing", (t) => {
   assert.equal(finding(), undefined);
 });
 
+test("a ClusterWatch that has lost a watch waits for it, before it says that nothing happened", (t) => {
+  const { watch } = startWatch(t, -1);
+  const from = recording("delete-graceful").find(({ command }) => command !== undefined)!.pod!;
+  const cut = (agoMs: number) =>
+    ({
+      ...{ slot: 1, symptom: "CUT_WITHOUT_NOTICE", dialect: "v1", from, code: null, openedMs: -90_000 },
+      ...{ endedMs: watch.nowMs - agoMs, noticeMs: null, cause: null, suspects: null },
+    }) as Handover;
+  const told = (handover: Handover) => {
+    watch.diagnose(handover);
+    watch.diagnoseAll();
+    return watch.undiagnosed === 0 ? handover.cause ?? "open" : "waits";
+  };
+  assert.equal(told(cut(20_000)), "NO_POD_EVENT");
+  watch.lost("pods");
+  const handover = cut(20_000);
+  assert.equal(told(handover), "waits");
+  watch.heard("pods", 5000); // it is open again, and tells first what it missed
+  assert.equal(told(handover), "waits");
+  watch.heard("pods");
+  assert.equal(told(handover), "NO_POD_EVENT");
+  watch.lost("events");
+  assert.equal(told(cut(130_000)), "open"); // it never came back
+});
+
 test("a ClusterWatch that stops early says not that nothing happened, but what may have", (t) => {
   const { watch, victim, open } = startWatch(t, -1);
   const name = recording("delete-graceful").find(({ command }) => command !== undefined)!.pod!;

@@ -140,6 +140,16 @@ test("JUnit fails the run when too few handovers happened, and skips what was on
   ]);
 });
 
+test("JUnit fails the run where the failures are no longer among the handovers, and says what was not judged", async (t) => {
+  const result = await resultOf(t, "none");
+  const unseen = { ...result.handovers[0]!, verdict: "unfinished" as const, unseen: true };
+  const counts = { graceful: 10_000, failed: 3000, unfinished: 1 };
+  const gone = { ...result, verdict: "FAIL" as const, summary: "FAIL  3,000 of 13,000 handovers", counts };
+  const named = readJunit(renderJunit({ ...gone, handovers: [unseen] }));
+  assert.equal(named("failure")[0]!.attributes["message"], "FAIL  3,000 of 13,000 handovers");
+  assert.equal(named("skipped")[0]!.attributes["message"], "it ended while the client stood still");
+});
+
 /** What a check foretold, and what came of it. */
 const FORETOLD = {
   predictions: [

@@ -1047,7 +1047,7 @@ describe("the watches of a cluster", () => {
         tell("Killing", killing),
         tell("Killing", killing), // the same event, shown again
         tell("Killing", killing, { count: 2 }), // the next kill
-        tell("Unhealthy", "Liveness probe failed: 404"), // the first one counts
+        tell("Unhealthy", "Liveness probe failed: 404"), // the first and the latest count
         tell("Preempted", "by a pod of priority 7", { involvedObject: { uid: object.metadata.uid } }),
         tell("Evicted", "The node was low on resource: memory."),
         tell("NodeNotReady", "Node is not ready"),
@@ -1057,14 +1057,19 @@ describe("the watches of a cluster", () => {
         [`16 liveness server: Killing: ${killing}`],
         [],
         [`18 liveness server: Killing: ${killing}`],
-        [],
+        ["19 unhealthy server: Unhealthy: Liveness probe failed: 404"],
         ["20 evicted undefined: Preempted: by a pod of priority 7"],
         [],
         ["22 node-lost server: NodeNotReady: Node is not ready"],
       ],
     );
     assert.deepEqual(observeCluster(cluster, "events", "DELETED", failedHook(object), 30), []);
-    assert.equal(pod.moments.length, 5);
+    assert.equal(pod.moments.length, 6);
+    tell("Unhealthy", "Liveness probe failed: 500");
+    assert.deepEqual(pod.moments.filter(({ kind }) => kind === "unhealthy").map(({ text }) => text.slice(-3)), [
+      "xec",
+      "500",
+    ]);
   });
 
   it("do not take an event of a list for news, unless it is later than what the watches began with", () => {
@@ -2209,6 +2214,27 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     assert.equal(cluster.deployment.spec.replicas, 2, client.lines.join("\n"));
     assert.equal(costNow(cluster), undefined);
     assert.deepEqual(asked(cluster).at(-1), costOf(cluster.victim, null));
+  });
+
+  it("(scale-in) takes nothing back where its own scaling was refused: another hand's stays", async (t) => {
+    const cluster = await startCluster(t, "scale-in", {
+      answer: (request) => rightOf(request) === "patch deployments/scale" ? refuse(422, "the test failed") : undefined,
+    });
+    const client = startDrill(t, cluster, "scale-in");
+    await assertRefused(client, /^Cannot patch deployments\/scale in namespace rec: HTTP 422, the test failed$/);
+    assert.equal(asked(cluster).filter(([right]) => right === "patch deployments/scale").length, 1);
+    assert.doesNotMatch(client.lines.join("\n"), /another hand| again$/m);
+  });
+
+  it("(delete) asks again where an answer breaks off", async (t) => {
+    let broken = 0;
+    const { code } = await drill(t, "delete-graceful", "delete", [], {
+      answer: (request) =>
+        rightOf(request) === "get deployments" && broken++ === 0
+          ? { status: 200, body: '{"kind":', headers: { "content-length": "100000", connection: "close" } }
+          : undefined,
+    });
+    assert.deepEqual([code, broken > 1], [0, true]);
   });
 
   it("(scale-in) leaves the replicas as they are where another hand has scaled meanwhile, and says so", async (t) => {

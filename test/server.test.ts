@@ -8,6 +8,7 @@ import { connect as connectTcp, createServer as createTcpServer } from "node:net
 import { networkInterfaces } from "node:os";
 import process from "node:process";
 import { describe, it as test, type TestContext } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { WebSocket } from "ws";
 import { decode, encode, MAX_MESSAGE_BYTES, PROBE_HEADER, SUBPROTOCOL, VERSION } from "../protocol.ts";
 // deno-fmt-ignore
@@ -365,6 +366,40 @@ describe("server", { concurrency: 2 }, () => {
     const ahead = dataOf(peer).filter(({ at }) => Date.parse(at) < resumedAt).length;
     assert.ok(ahead < 400, `${ahead} messages were made for a peer that did not read`);
     assert.ok(dataOf(peer).every(({ payload }) => payload?.length === 60_000));
+  });
+
+  it("gives a slow reader its time: its answer is awaited once the close frame can have left", async (t) => {
+    const drain = ["--remaining=200", "--remaining-interval=1", "--close-timeout=300"];
+    const flags = ["--payload=60000", "--max-buffer=100000000", "--interval=60000"]; // 12 MB, more than the kernel takes
+    const server = await startServer(t, ...flags, ...drain);
+    const peer = await join(t, server.url);
+    peer.ws.on("message", (text) => String(text).startsWith('{"type":"SHUTDOWN"') && peer.ws.pause());
+    signal(server);
+    await peer.frame("SHUTDOWN");
+    await pause(1500);
+    peer.ws.resume();
+    assert.equal((await peer.closed).code, 1001);
+    assert.deepEqual([dataOf(peer).length, (await peer.frame("CLOSE")).sent], [201, 201]);
+    assert.equal((await server.exited).code, 0);
+    assert.match(await server.line(/drain-complete/), /drained 1 session in [\d.]+ s$/);
+  });
+
+  it("leaves who has drained his time to answer, also past the drain's deadline", async (t) => {
+    const flags = ["--remaining=1", "--remaining-interval=500", "--drain-timeout=700", "--close-timeout=1500"];
+    const server = await startServer(t, ...flags);
+    await upgradeByHand(t, server.port); // answers nothing
+    await assertExit(server, 0, signal(server), 2000, 3500);
+    assert.match(await server.line(/drain-complete/), /drained 1 session in .*, 1 unconfirmed/);
+  });
+
+  it("counts who sent what ws itself refuses as terminated", async (t) => {
+    const server = await startServer(t);
+    const peer = await connect(t, server.url);
+    peer.ws.send("x".repeat(70_000));
+    assert.equal((await peer.closed).code, 1009);
+    await server.line(/session-closed /);
+    const metrics = await (await fetch(`${server.admin}/metrics`)).text();
+    assert.match(metrics, /sessions_total\{[^}]*outcome="terminated"[^}]*\} 1$/m);
   });
 
   for (const timeoutMs of [300, 1200]) {
