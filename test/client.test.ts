@@ -796,9 +796,12 @@ describe("client", { concurrency: 4, timeout: 600_000 }, () => {
   });
 
   it("with --reconnect early judges at its end what became of the next session, too", async (t) => {
-    const { peer, client } = await play(t, ["--reconnect=early"], (side) => {
+    const { peer, client } = await play(t, ["--reconnect=early"], async (side) => {
       side.live();
-      side.hears(1).then(() => side.notice({ lastSeq: side.sent + 999 })).then(() => side.regularly());
+      if (side.index > 0) return;
+      await side.hears(1);
+      side.notice({ lastSeq: side.sent + 999 });
+      side.regularly();
     });
     const next = await peer.session(1);
     await pause(2500);
