@@ -2843,14 +2843,16 @@ export class Drill {
     const { api } = this.#options;
     const cost = (value: string | null) =>
       api.json("patch", "pods", path, { metadata: { annotations: { [DELETION_COST]: value } } });
+    const before = victim.deletionCost;
     this.#undo.push(() =>
-      cost(null).then(ignore, (problem) => {
+      cost(before).then(ignore, (problem) => {
         if (!(problem instanceof ApiError && problem.status === 404)) throw problem; // it went with the pod
       })
     );
-    await cost("-2147483647");
+    const cheapest = "-2147483647";
+    await cost(cheapest);
     // Once our watch has it, the controllers' watches have it too, or are about to.
-    await this.#wait("the pod's deletion cost", () => victim.deletionCost !== null);
+    await this.#wait("the pod's deletion cost", () => victim.deletionCost === cheapest);
   }
 
   async #scaleIn(replicas: number): Promise<void> {

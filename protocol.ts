@@ -1149,7 +1149,13 @@ export class Pod {
   }
 }
 
-/** The application's container: that which has one of these ports, by number or name; else the annotated one, else the first. */
+/** Names of ports beside the application's. */
+const SIDE_PORT = /metric|prom|stats|admin|health|probe|debug/i;
+
+/**
+ * The application's container: that which has one of these ports, by number or name; of several the annotated one, else one
+ * whose port is not named as an exporter's. Where none has one it is the annotated one, else the first.
+ */
 function mainContainer<C extends Container>(
   containers: readonly C[],
   ports: readonly (number | string)[],
@@ -1157,8 +1163,11 @@ function mainContainer<C extends Container>(
 ): C | undefined {
   const has = ({ name, containerPort }: { name?: string; containerPort: number }) =>
     ports.includes(containerPort) || (name !== undefined && ports.includes(name));
-  return containers.find((one) => one.ports?.some(has)) ?? containers.find(({ name }) => name === annotated) ??
-    containers[0];
+  const serving = containers.filter((one) => one.ports?.some(has));
+  const isAnnotated = ({ name }: C) => name === annotated;
+  return serving.find(isAnnotated) ??
+    serving.find((one) => one.ports!.some((port) => has(port) && !SIDE_PORT.test(port.name ?? ""))) ??
+    serving[0] ?? containers.find(isAnnotated) ?? containers[0];
 }
 
 /** A pod as a result shows it. */
@@ -1551,6 +1560,8 @@ export function readyEndpoints({ slices, pods }: Cluster, service: string): numb
 
 /** Within this time of each other two things can be one: a process closes its sockets, and has ended. */
 const INSTANT_MS = 1000;
+/** So long after a process's end its sockets are gone, also behind a proxy that hands on what it reads. */
+const LONG_GONE_MS = 5000;
 /** A watch tells as late as this without anything being the matter; a busy node as late as that. */
 const READ_LATE_MS = 2500;
 const TOLD_LATE_MS = 15_000;
@@ -1844,6 +1855,8 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
     (first.atMs <= cutMs + TOLD_LATE_MS || pod.wasBy(first, cutMs) || first.stampMs === undefined);
   const [own] = ownExitsOf(pod, openedMs);
   const ranOnMs = own === undefined || silent ? 0 : pod.span(own)[0] - cutMs;
+  // What a process held goes with it: a cut long after its exit was another's.
+  const isLong = own !== undefined && !silent && pod.span(own)[1] < cutMs - LONG_GONE_MS;
   const isEnd = (exit: Moment) =>
     silent ||
     (exit.stampMs === undefined && deleted === undefined
@@ -1870,7 +1883,7 @@ function endingOf(handover: Handover, pod: Pod, company: Company): Ending {
   const outlived = deleted !== undefined && isBeforeSigterm(ending, true) && ranOnMs > INSTANT_MS / 5;
   const killed = own && killedBy(pod, own);
   const atGrace = killed !== undefined && cutMs >= killed.atMs + killed.graceMs! - INSTANT_MS;
-  const exit = own !== undefined && ((isEnd(own) && !outlived) || atGrace) ? own : undefined;
+  const exit = own !== undefined && !isLong && ((isEnd(own) && !outlived) || atGrace) ? own : undefined;
   return { ...ending, exit };
 }
 

@@ -30,6 +30,22 @@ function addPod(cluster: Cluster, name: string, moments: readonly Moment[], spec
   return pod;
 }
 
+for (
+  const [ports, containers, container] of [
+    [[9113, 8080], [["exporter", { name: "metrics", containerPort: 9113 }], ["app", { containerPort: 8080 }]], "app"],
+    [[9113], [["app", { containerPort: 8080 }], ["exporter", { name: "metrics", containerPort: 9113 }]], "exporter"],
+    [[8080, 8081], [["front", { containerPort: 8080 }], ["back", { containerPort: 8081 }]], "front"],
+    [[1], [["app", { containerPort: 8080 }], ["exporter", { containerPort: 9113 }]], "app"],
+  ] as const
+) {
+  test(`of ${containers.map(([name]) => name)}, where a Service leads to ${ports}, the application is ${container}`, () => {
+    const named = containers.map(([name, port]) => ({ name, ports: [port] }));
+    const pod = addPod(new Cluster(), "a", [], { containers: named });
+    pod.learnPorts(ports);
+    assert.equal(pod.container, container);
+  });
+}
+
 const both: Partial<Spec> = { containers: [{ name: "app" }, { name: "sidecar" }] };
 const sleeping = (seconds: number): Partial<Spec> => ({
   containers: [{ name: "app", lifecycle: { preStop: { sleep: { seconds } } } }],
@@ -320,6 +336,8 @@ const CAUSES: Case[] = [
   ["at an exit 2 minutes after a probe's failure", [told("unhealthy", -120_000), exited(0, 137)], cutAt(0), "LIVENESS_KILLED"],
   ["at an exit longer after it", [told("unhealthy", -120_001), exited(0, 137)], cutAt(0), "CRASHED"],
   ["at an exit after a failure long ago, and another", [told("unhealthy", -900_000), told("unhealthy", -9000), exited(0, 137)], cutAt(0), "LIVENESS_KILLED"],
+  ["5 s after the exit", [deleted(0), exited(500, 0)], cutAt(5500), "EXITED_AT_SIGTERM"],
+  ["longer after the exit, as where another container held it", [deleted(0), exited(500, 0)], cutAt(5501), null],
   // As a Go program without a handler leaves where it is PID 1, and as a panic does.
   ["at SIGTERM, with 2", [deleted(0), exited(500, 2)], cutAt(400), null],
   ["amid a drain, with 2", [deleted(0), exited(500, 2)], cutAt(400, noticed(100)), "CRASHED"],

@@ -2216,6 +2216,19 @@ describe("a drill", { concurrency: 8, skip, timeout: 900_000 }, () => {
     assert.deepEqual(asked(cluster).at(-1), costOf(cluster.victim, null));
   });
 
+  it("(scale-in) gives the pod the cost back that it had", async (t) => {
+    const costly = edited("scale-in", ({ metadata }, { t: atMs }) => {
+      const before = { "controller.kubernetes.io/pod-deletion-cost": "5" };
+      if (atMs === null || atMs < 0) metadata.annotations = { ...metadata.annotations, ...before };
+    });
+    const cluster = await startCluster(t, costly, {
+      answer: (request) => rightOf(request) === "patch deployments/scale" ? refuse(403, "no") : undefined,
+    });
+    const client = startDrill(t, cluster, "scale-in");
+    assert.equal((await client.exited).code, 2, client.lines.join("\n"));
+    assert.deepEqual(asked(cluster).at(-1), costOf(cluster.victim, "5"));
+  });
+
   it("(scale-in) takes nothing back where its own scaling was refused: another hand's stays", async (t) => {
     const cluster = await startCluster(t, "scale-in", {
       answer: (request) => rightOf(request) === "patch deployments/scale" ? refuse(422, "the test failed") : undefined,
