@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { spawnSync } from "node:child_process";
 import process from "node:process";
 import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
@@ -47,6 +46,7 @@ import {
   toJson,
   wireOf,
 } from "../protocol.ts";
+import { run } from "./helper.ts";
 
 const AT = "2026-01-02T03:04:05.678Z";
 const HELLO: Frame = { type: "HELLO", server: "pod-a", instance: "a", session: "s", intervalMs: 2000 };
@@ -282,23 +282,23 @@ test("a server's name does not keep the message that it came in", () => {
   assert.ok(process.memoryUsage().heapUsed - before < 20_000_000);
 });
 
-test("a program ends with 2 for a mistake, for what the system refuses, and for a bug: 1 would be a verdict", () => {
-  const ends = (body: string) => {
+test("a program ends with 2 for a mistake, for what the system refuses, and for a bug: 1 would be a verdict", async (t) => {
+  const ends = async (body: string) => {
     const script = `require("./dist/protocol.js").run(async () => { ${body} })`;
-    const { status, stderr } = spawnSync(process.execPath, ["-e", script], { encoding: "utf8" });
-    return [status, stderr];
+    const { code, stderr } = await run(t, [process.execPath, "-e", script]);
+    return [code, stderr];
   };
-  assert.deepEqual(ends(`throw new (require("./dist/protocol.js").UserError)("a\\r\\nb ws://a?t=1")`), [
+  assert.deepEqual(await ends(`throw new (require("./dist/protocol.js").UserError)("a\\r\\nb ws://a?t=1")`), [
     2,
-    "a��b ws://a?t=…\n",
+    "a��b ws://a?t=…",
   ]);
-  assert.deepEqual(ends('require("fs").readFileSync("/no/such/file")'), [
+  assert.deepEqual(await ends('require("fs").readFileSync("/no/such/file")'), [
     2,
-    "ENOENT: no such file or directory, open '/no/such/file'\n",
+    "ENOENT: no such file or directory, open '/no/such/file'",
   ]);
   for (const bug of ["null.x", "setTimeout(() => null.x)"]) {
-    const [status, stderr] = ends(bug);
-    assert.equal(status, 2);
+    const [code, stderr] = await ends(bug);
+    assert.equal(code, 2);
     assert.match(String(stderr), /^TypeError: Cannot read properties of null[^]*\n {4}at /);
   }
 });
