@@ -1168,7 +1168,7 @@ export class Journal {
   readonly expected: Record<string, readonly Rule[]> = {};
   readonly failedDials: Record<string, number> = {};
   #refusal: { message: string; answer: string } | undefined;
-  /** In how many handovers our own lateness decided, and how large it was at most. */
+  /** In how many handovers our own lateness decided, how large it was at most, and how many were not judged for it. */
   readonly witness = { decided: 0, maxMs: 0, unseen: 0 };
   readonly handovers: Handover[] = [];
   /** Since when instances are known to end, the latest last. */
@@ -1937,6 +1937,8 @@ export class Session {
     this.#upgradedAt = performance.now();
     // After ws's own listener: whether what came began the closing handshake, of which ws does not tell.
     this.#socket!.on("data", () => this.#noteClosing());
+    // What was compressed comes later than its bytes, and a close frame behind it as well.
+    if (this.#ws.extensions !== "") this.#ws.on("message", () => setImmediate(() => this.#noteClosing()));
     if (this.#isGuess || this.#dialect.isFramed) this.#watch(); // HELLO is to come
     else this.#begin(this.#dialect);
   }
@@ -1996,8 +1998,6 @@ export class Session {
 
   #onMessage(data: RawData, isBinary: boolean): void {
     if (this.#isLeft) return;
-    // What was compressed comes later than its bytes, and a close frame behind it as well.
-    if (!this.ledger.dialect.isFramed) setImmediate(() => this.#noteClosing());
     try {
       if (!this.ledger.dialect.isFramed) this.#hear(isBinary ? binaryText(data as Buffer) : data.toString());
       else this.#accept(data as Buffer, isBinary);
@@ -2491,6 +2491,7 @@ export class ClusterWatch {
     this.#log.each("diagnosis", () => [`slot ${slot}: ${cause}, ${evidence}`, labels, "warn"]);
   }
 
+  /** Nothing is to be heard of a stream until it is open again. */
   lost(stream: Stream): void {
     this.#deaf.set(stream, Infinity);
   }

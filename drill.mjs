@@ -687,8 +687,7 @@ class JobRun {
     all.sort((a, b) => a.name.localeCompare(b.name));
     // Who never ran, or was taken away between two looks, has no verdict: the others' is not theirs.
     const wanted = job?.spec?.completions ?? 1;
-    const hasFailed = job?.status?.conditions?.some(({ type, status }) => type === "Failed" && status === "True");
-    const isUnexplained = hasFailed && all.every(({ exitCode }) => exitCode === 0);
+    const isUnexplained = failureOf(job) !== undefined && all.every(({ exitCode }) => exitCode === 0);
     const summary = printable([`no verdict: ${whyFinished(job)}`, waiting].filter(Boolean).join("; "));
     const none = { name: `${this.#role}-?`, exitCode: 2, result: undefined, lost: null, summary };
     return [...all, ...Array(Math.max(wanted - all.length, isUnexplained ? 1 : 0)).fill(none)];
@@ -853,8 +852,13 @@ function isFinished(job) {
 }
 
 /** @param {Job | undefined} job */
+function failureOf(job) {
+  return job?.status?.conditions?.find(({ type, status }) => type === "Failed" && status === "True");
+}
+
+/** @param {Job | undefined} job */
 function whyFinished(job) {
-  const failed = job?.status?.conditions?.find(({ type }) => type === "Failed");
+  const failed = failureOf(job);
   return [failed?.reason, failed?.message].filter(Boolean).join(", ") || "no reason is given";
 }
 

@@ -1342,8 +1342,8 @@ function observeEvent(cluster: Cluster, type: string, object: KubernetesObject, 
   if (type === "LISTED" && kind !== "prestop-failed" && !(cluster.clock.isSet && earliestMs > 0)) return [];
   const container = /\{(.+)\}$/.exec(involvedObject?.fieldPath ?? "")?.[1];
   const whose = container === undefined ? {} : { container };
-  const [first, ...later] = pod.moments.filter((one) => one.kind === "unhealthy" && kind === "unhealthy");
-  if (first !== undefined && later.length > 0) pod.moments.splice(pod.moments.indexOf(later[0]!), 1);
+  const [, latest] = kind === "unhealthy" ? pod.moments.filter((one) => one.kind === kind) : [];
+  if (latest !== undefined) pod.moments.splice(pod.moments.indexOf(latest), 1);
   return [enter(pod, { atMs: latestMs, kind, text: `${reason}: ${message}`, ...stamp, ...whose })];
 }
 

@@ -17,7 +17,7 @@ import kleur from "kleur";
 import mri from "mri";
 import { builtHelp, checkReports, protocol, settingsIn, writeReports } from "./report.mjs";
 
-const { called, joinValues, redactUrl, run, toJson, UserError } = protocol;
+const { called, joinValues, redactUrl, run, toJson, UserError, withoutSecrets } = protocol;
 
 const OWN = {
   servers: ["SERVERS", "2", "server processes to start"],
@@ -291,13 +291,13 @@ function shownSettings({ servers, graceMs, fault, server, startTimeoutMs, servic
   return {
     servers,
     graceMs,
-    ...server === "" ? { fault } : { server: withoutSecrets(server), startTimeoutMs },
+    ...server === "" ? { fault } : { server: commandWithoutSecrets(server), startTimeoutMs },
     ...service ? { service, disrupt, replace, preStopMs, propagationMs } : {},
   };
 }
 
 /** A command without the values of its environment, of flags that are named as secrets are, and of its URLs. */
-function withoutSecrets(command) {
+function commandWithoutSecrets(command) {
   const secret = /((?:^|[\s;&|(])[a-z_]\w*=|--?[\w-]*(?:token|secret|pass|key|auth)[\w-]*[= ])("[^"]*"|'[^']*'|\S+)/gi;
   return redactUrl(command.replace(secret, "$1…"));
 }
@@ -356,7 +356,7 @@ async function startOwn(guard, name, { server: command, path, startTimeoutMs }) 
   const script = /[;&|<>()]/.test(filled) ? `trap : TERM; ${filled}` : `exec ${hasSettings ? "env " : ""}${filled}`;
   const server = new Program(guard, name, ["sh", "-c", script], { PORT: String(port) }, true);
   const startedAt = performance.now();
-  const shown = withoutSecrets(filled);
+  const shown = commandWithoutSecrets(filled);
   while (!await accepts(port)) {
     if (server.hasExited) {
       const { code, signal } = await server.exited;
@@ -1041,8 +1041,9 @@ async function readOptions(guard) {
   const names = [...Object.keys(OWN), ...Object.keys({ ...server, ...client }), "json", "help"];
   const boolean = ["json", "help", ...SWITCHES];
   let unknown;
-  const given = mri(joinValues(process.argv.slice(2), names), {
-    string: names.filter((name) => !boolean.includes(name)),
+  const flags = names.filter((name) => !boolean.includes(name));
+  const given = mri(joinValues(process.argv.slice(2), flags), {
+    string: flags,
     boolean,
     alias: { h: "help" },
     default: Object.fromEntries(names.map((name) => [name, undefined])),
@@ -1051,8 +1052,7 @@ async function readOptions(guard) {
   if (unknown !== undefined) throw new UserError(`Unknown flag ${unknown}: see --help`);
   if (given._.length > 0) throw new UserError(`Unexpected argument '${given._[0]}': see --help`);
   if (given.help) return void process.stdout.write(usage(known));
-  const isEmpty = (name) => [given[name]].flat().some((value) => value === "" || value === false);
-  const empty = names.find((name) => !boolean.includes(name) && isEmpty(name));
+  const empty = flags.find((name) => [given[name]].flat().some((value) => value === "" || value === false));
   if (empty !== undefined) throw new UserError(`--${empty} needs a value: see --help`);
   const own = { ...readOwn(given), command };
   for (const [env] of Object.values(OWN)) delete process.env[env]; // FAULT is for the victim alone
@@ -1104,7 +1104,7 @@ function readOwn(given) {
   }
   if (own.server === "" && given.path !== undefined) throw new UserError("--path needs --server");
   if (!own.path.startsWith("/")) {
-    throw new UserError(`--path must begin with /: current value is '${protocol.withoutSecrets(own.path)}'`);
+    throw new UserError(`--path must begin with /: current value is '${withoutSecrets(own.path)}'`);
   }
   checkService(own, given);
   return own;

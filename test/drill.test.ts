@@ -721,36 +721,27 @@ describe("drill.mjs without a cluster", () => {
   });
 });
 
+/** A load of so many pods on such a cluster, to its end. */
+async function runLoad(t: TestContext, pods: number, scenario: Scenario = {}) {
+  const cluster = await startCluster(t, "delete-graceful");
+  const kubernetes = await startKubernetes(t, cluster, scenario);
+  const where = [`--namespace=${NAMESPACE}`, `--url=${cluster.env.SERVER_URL}`];
+  const load = [`--pods=${pods}`, "--sessions=5", "--interval=50ms", "--timeout=3s"];
+  const command = [process.execPath, "drill.mjs", "load", ...where, ...load];
+  return { kubernetes, ...await run(t, command, kubernetes.env) };
+}
+
 describe("drill.mjs load", { skip, timeout: 300_000 }, () => {
   it("prints one verdict for each pod, and one for all", async (t) => {
-    const cluster = await startCluster(t, "delete-graceful");
-    const kubernetes = await startKubernetes(t, cluster);
-    const flags = [
-      `--namespace=${NAMESPACE}`,
-      `--url=${cluster.env.SERVER_URL}`,
-      "--pods=2",
-      "--sessions=5",
-      "--interval=50ms",
-      "--timeout=3s",
-    ];
-    const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
+    const { kubernetes, code, stdout, stderr } = await runLoad(t, 2);
     assert.equal(code, 0, stderr);
     assert.match(stdout, /^load-0-abcde {2}PASS .*\nload-1-abcde {2}PASS .*\n\nPASS {2}2 pods, 10 sessions\n$/);
     assert.deepEqual(kubernetes.left(), []);
   });
 
   it("fails where a pod found no node, with the others' verdicts and the reason", async (t) => {
-    const cluster = await startCluster(t, "delete-graceful");
     const unscheduled = "0/3 nodes are available: 3 Insufficient cpu.";
-    const kubernetes = await startKubernetes(t, cluster, { unscheduled, fits: 1 });
-    const flags = [
-      `--namespace=${NAMESPACE}`,
-      `--url=${cluster.env.SERVER_URL}`,
-      "--pods=2",
-      "--sessions=5",
-      "--timeout=3s",
-    ];
-    const { code, stdout, stderr } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
+    const { kubernetes, code, stdout, stderr } = await runLoad(t, 2, { unscheduled, fits: 1 });
     assert.match(
       stdout,
       /^load-0-abcde {2}PASS .*\nload-\? {2}no verdict: DeadlineExceeded; Unschedulable, 0\/3 nodes .*\n\nFAIL {2}1 of 2 pods: load-\?\n$/,
@@ -761,18 +752,8 @@ describe("drill.mjs load", { skip, timeout: 300_000 }, () => {
   });
 
   it("fails with the pods that could not run, and says why", async (t) => {
-    const cluster = await startCluster(t, "delete-graceful");
     const ends = { at: / steady /, status: {}, terminated: { exitCode: 137, reason: "OOMKilled" } };
-    const kubernetes = await startKubernetes(t, cluster, { ends });
-    const flags = [
-      `--namespace=${NAMESPACE}`,
-      `--url=${cluster.env.SERVER_URL}`,
-      "--pods=1",
-      "--sessions=5",
-      "--interval=50ms",
-      "--timeout=3s",
-    ];
-    const { code, stdout } = await run(t, [process.execPath, "drill.mjs", "load", ...flags], kubernetes.env);
+    const { code, stdout } = await runLoad(t, 1, { ends });
     assert.deepEqual({ code, stdout }, {
       code: 2,
       stdout: "load-0-abcde  exit 137 (OOMKilled), the limit is 512Mi\n\nFAIL  1 of 1 pod: load-0-abcde\n",
